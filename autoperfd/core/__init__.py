@@ -1,0 +1,1 @@
+"""DECIDES: the life of an experiment as values. No I/O, no threads, no clock."""

@@ -1,0 +1,101 @@
+"""The rows of `ess.csv` and `summary.csv`: columns, formats and quoting. Pure; any thread.
+
+Text cells are quoted so that no spreadsheet takes them for a formula; numbers and times are written by us alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+ESS_COLUMNS = (
+    "start_timestamp",
+    "end_timestamp",
+    "test_name",
+    "pings_count",
+    "ssh_check_count",
+    "end_status",
+    "attempt_number",
+    "blame",
+    "machine",
+    "reason",
+    "qos_settings",
+    "archive",
+)
+
+Cell = str | int | float | bool | None
+_FORMULA_STARTS = frozenset("=+-@\t\r\n＝＋－＠")
+
+
+def timestamp(wall: float | None) -> str:
+    """Unix seconds as UTC ISO 8601 with milliseconds; "" for None."""
+    if wall is None:
+        return ""
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def cell(value: Cell) -> str:
+    """One value as it stands between the commas, before csv quoting."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case _:
+            text = "".join(c if c.isprintable() else " " for c in value)
+            return f"'{text}" if value[:1] in _FORMULA_STARTS else text
+
+
+def line(values: Iterable[Cell]) -> str:
+    """One csv line with its end."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow([cell(value) for value in values])
+    return buffer.getvalue()
+
+
+def settings_cell(settings: Mapping[str, int | bool]) -> str:
+    """Settings in one cell: duration_secs=30;use_reliable=true."""
+    return ";".join(f"{key}={cell(value)}" for key, value in settings.items())
+
+
+def ess_line(
+    *,
+    started: float,
+    ended: float | None,
+    test: str,
+    pings: int,
+    ssh_checks: int,
+    status: str,
+    number: int,
+    blame: str,
+    machine: str,
+    reason: str,
+    settings: Mapping[str, int | bool],
+    archive: str,
+) -> str:
+    """One attempt's line; while it runs `ended` is None and `status` is "running"."""
+    return line(
+        (
+            timestamp(started),
+            timestamp(ended),
+            test,
+            pings,
+            ssh_checks,
+            status,
+            number,
+            blame,
+            machine,
+            reason,
+            settings_cell(settings),
+            archive,
+        )
+    )
+
+
+def summary_columns(setting_keys: Sequence[str], figure_names: Sequence[str]) -> tuple[str, ...]:
+    """The header of summary.csv."""
+    return ("test_name", "attempt_number", "end_status", *setting_keys, *figure_names, "archive")

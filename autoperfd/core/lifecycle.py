@@ -1,0 +1,728 @@
+"""The whole life of an experiment, as two tables: ROWS (what may happen) and WORK (what each state asks for).
+
+`advance(life, event)` is the only way forward: it lets `transitions` pick the first row that matches, keeps the
+books and says what must be written and started. It touches nothing but the `Life` it is given; no I/O, no clock,
+no randomness. Only the engine thread calls it, and commits what it answers before anything acts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from transitions import Machine as StateMachine
+
+from autoperfd.core import messages as m
+from autoperfd.core.config import Experiment
+from autoperfd.core.plan import Plan, Settings, Tool
+from autoperfd.core.policy import BLAMELESS_BUDGET, backoff_secs
+from autoperfd.core.sweep import Sweep
+
+E = TypeVar("E", bound=m.Event)
+
+STATES = ("idle", "validating", "rebooting", "running", "backing-off", "halted")
+BUSY = ("validating", "rebooting", "running", "backing-off")
+ANY = STATES
+
+
+class Row(NamedTuple):
+    """One line of the table. Of the rows of an event and a state the first whose guards all hold is taken."""
+
+    event: str
+    source: tuple[str, ...]
+    to: str  # "=": stays where it is
+    only_if: tuple[str, ...]  # guards: methods of Life
+    then: tuple[str, ...]  # bookkeeping: methods of Life, in this order
+    asks: bool = True  # the state's work is asked for (again); False: what is under way goes on
+
+
+ROWS: tuple[Row, ...] = (
+    # event          from                 to             only if                  and then
+    Row("scheduled", ("idle",), "validating", ("waiting", "tests_remain", "free"), ("look_afresh",)),
+    Row("validated", ("validating",), "running", ("attempt_open",), ("note_answer",)),
+    Row("validated", ("validating",), "idle", ("nothing_left",), ("finish",)),
+    Row("validated", ("validating",), "rebooting", ("reboot_due",), ("store_boot_ids",)),
+    Row("validated", ("validating",), "running", (), ("note_answer", "open_attempt")),
+    Row("rebooted", ("rebooting",), "validating", (), ("reboot_done",)),
+    Row("impossible", ("validating", "rebooting"), "halted", (), ("lose_open", "blame_machine")),
+    Row("impossible", ("running",), "halted", (), ("lose_open", "blame_machine")),
+    Row("started", ("running",), "=", (), ("confirm",), asks=False),
+    Row("half_started", ("running",), "validating", (), ("interrupt_by_controller",)),
+    Row("succeeded", ("running",), "idle", ("last_test",), ("record_success", "finish")),
+    Row("succeeded", ("running",), "validating", (), ("record_success",)),
+    Row("failed", ("running",), "halted", ("hopeless",), ("record_blameless", "blame_machine")),
+    Row("failed", ("running",), "backing-off", ("not_the_test",), ("record_blameless", "note_away")),
+    Row("failed", ("running",), "validating", ("not_charged",), ("record_blameless",)),
+    Row("failed", ("running",), "halted", ("given_up", "nth_in_a_row"), ("record_failure", "blame_failures")),
+    Row("failed", ("running",), "idle", ("given_up", "last_test"), ("record_failure", "finish")),
+    Row("failed", ("running",), "validating", (), ("record_failure",)),
+    Row(
+        "unreachable",
+        ("validating", "rebooting"),
+        "halted",
+        ("patience_used_up",),
+        ("lose_open", "blame_away"),
+    ),
+    Row("unreachable", ("running",), "halted", ("patience_used_up",), ("lose_open", "blame_away")),
+    Row("unreachable", ("validating", "rebooting", "running"), "backing-off", (), ("note_away",)),
+    Row("due", ("backing-off",), "validating", (), ()),
+    Row("halt", BUSY, "halted", (), ("interrupt_by_operator", "blame_operator")),
+    Row("halt", ("idle",), "halted", (), ("blame_operator",)),
+    Row("halt", ("halted",), "=", ("not_by_operator",), ("take_over",)),
+    Row("resume", ("halted",), "idle", (), ("forgive", "reschedule")),
+    Row("answered", ("halted",), "idle", ("machine_at_fault",), ("say_over", "forgive", "reschedule")),
+    Row("swept", ("idle", "halted"), "=", (), ("sweep_done",)),
+    Row("low_disk", ("validating",), "halted", (), ("blame_disk",)),
+    Row("room", ("halted",), "idle", ("disk_at_fault",), ("say_over", "forgive", "reschedule")),
+    Row("skip", BUSY, "validating", ("is_current", "attempt_open"), ("skip_current",)),
+    Row("skip", ANY, "=", ("is_current",), ("skip_current",), asks=False),
+    Row("skip", ANY, "=", (), ("skip_other",), asks=False),
+    Row("retry", ("idle",), "=", (), ("requeue", "reschedule"), asks=False),
+    Row("retry", ("halted", *BUSY), "=", (), ("requeue",), asks=False),
+    Row("cancel", BUSY, "idle", (), ("interrupt_by_operator", "call_off")),
+    Row("cancel", ("idle", "halted"), "idle", (), ("call_off",)),
+    Row("redropped", ("idle",), "=", (), ("take_up_again", "reschedule"), asks=False),
+    Row("redropped", ("halted", *BUSY), "=", (), (), asks=False),
+    Row(
+        "restarted",
+        ("running",),
+        "halted",
+        ("third_crash", "second_poison"),
+        ("drop_poison", "blame_failures"),
+    ),
+    Row("restarted", ("running",), "validating", ("third_crash",), ("drop_poison",)),
+    Row("restarted", ("running",), "=", (), ("count_crash",)),
+    Row("restarted", ("validating", "rebooting", "backing-off", "halted"), "=", (), ()),
+    Row("restarted", ("idle",), "=", (), ("reschedule",)),
+)
+
+WORK = {
+    "idle": "sweep_if_owed",
+    "validating": "validate",
+    "rebooting": "reboot",
+    "running": "run_attempt",
+    "backing-off": "wait",
+    "halted": "sweep_if_owed_or_probe",
+}
+"""state -> the method of Life that makes the state's order (None: nothing to do)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What autoperfd.toml says about patience, in seconds."""
+
+    patience_secs: float = 1800
+    backoff_first_secs: float = 5
+    backoff_cap_secs: float = 300
+    probe_secs: float = 300
+    auto_resume: bool = True
+
+
+@dataclass(slots=True)
+class Step:
+    """The answer of `advance`: write `changes` and the life, then start `order` (replacing what is under way)."""
+
+    event: str
+    before: str
+    after: str
+    taken: bool  # False: no row matched, nothing changed
+    changes: list[m.Change] = field(default_factory=list)
+    order: m.Order | None = None
+    replaces_work: bool = False
+    reschedule: bool = False
+    row: Row | None = None
+
+
+class Life:
+    """One experiment's place in its life. `state` is set by the state machine alone."""
+
+    state: str
+
+    KEPT_FIELDS = (
+        "outcome",
+        "ticket",
+        "cursor",
+        "test",
+        "index",
+        "number",
+        "charged",
+        "blameless",
+        "uid",
+        "opened",
+        "confirmed",
+        "reboot_owed",
+        "boot_ids",
+        "pings",
+        "ssh_checks",
+        "cause",
+        "reason",
+        "since",
+        "incident",
+        "failures_in_a_row",
+        "away_secs",
+        "tries",
+        "backoff_secs",
+        "sweep_owed",
+        "crashes",
+        "poisoned",
+        "succeeded",
+        "failed",
+        "skipped",
+        "attempts",
+        "domain",
+        "probing",
+    )
+
+    def __init__(
+        self, number: int, experiment: Experiment, sweep: Sweep, tool: Tool, tuning: Tuning, start: int = 0
+    ) -> None:
+        self.id = number
+        self.experiment = experiment
+        self.sweep = sweep
+        self.tool = tool
+        self.tuning = tuning
+        self.requeued: deque[m.Requeued] = deque()
+        self.decided_ahead: set[str] = set()  # tests at or beyond the cursor that need no attempt
+        self.plan: Plan | None = None  # of the open attempt, as is `facts`
+        self.facts: Mapping[str, Mapping[str, str]] = {}
+
+        self.outcome = "waiting"  # of idle: waiting, finished or cancelled
+        self.ticket = 0
+        self.cursor = start  # the sweep's next test
+        self.test = ""  # the test under way; it stays through retries, back-off and halts
+        self.index = -1
+        self.number = 0  # attempts made of it
+        self.charged = 0  # attempts charged to its budget
+        self.blameless = 0  # attempts that failed by somebody else's fault
+        self.uid = ""  # the open attempt
+        self.opened = 0.0  # wall
+        self.confirmed = False
+        self.domain = 0
+        self.reboot_owed = experiment.policy.reboot in ("experiment", "test")
+        self.boot_ids: dict[str, str] = {}
+        self.pings = 0
+        self.ssh_checks = 0
+        self.cause = ""  # of halted: operator, machine, failures or disk
+        self.reason = ""
+        self.since = 0.0  # wall: in this state since
+        self.incident = 0  # number of halts so far
+        self.failures_in_a_row = 0
+        self.away_secs = 0.0  # how long machines have been away before the latest look
+        self.away_seen: float | None = None  # monotonic: the latest look that found one away
+        self.tries = 0
+        self.backoff_secs = 0.0
+        self.probing = False  # halted: a slow probe looks whether the machines are back
+        self.sweep_owed = False
+        self.crashes = 0
+        self.poisoned = 0
+        self.succeeded = 0
+        self.failed = 0
+        self.skipped = 0
+        self.attempts = 0
+        self.step: Step  # the answer being made
+        self.draw = 0.5  # uniform [0, 1), set by the engine before each event
+
+    # ------------------------------------------------------------ persistence
+
+    def to_json(self) -> str:
+        """Everything that outlives the process, as one JSON object of constant size."""
+        kept = {name: getattr(self, name) for name in self.KEPT_FIELDS}
+        return json.dumps({"state": self.state, **kept}, separators=(",", ":"))
+
+    def restore(self, text: str) -> None:
+        """Take over what `to_json` wrote."""
+        raw = json.loads(text)
+        STATE_MACHINE.set_state(raw.pop("state"), self)
+        for name in self.KEPT_FIELDS:
+            if name in raw:
+                setattr(self, name, raw[name])
+
+    # ------------------------------------------------------------ what is left
+
+    def has_next(self) -> bool:
+        """Whether a test besides the current one is left. Moves the cursor past tests decided ahead."""
+        if self.requeued:
+            return True
+        while self.decided_ahead and self.cursor < self.sweep.count:
+            name = self.sweep.name_at(self.cursor)
+            if name not in self.decided_ahead:
+                break
+            self.decided_ahead.discard(name)
+            self.cursor += 1
+        return self.cursor < self.sweep.count
+
+    def remaining(self) -> int:
+        """How many tests need a verdict still."""
+        ahead = self.sweep.count - self.cursor - len(self.decided_ahead)
+        return max(0, ahead) + len(self.requeued) + (1 if self.test else 0)
+
+    def settings(self) -> Settings:
+        """The settings of the current test."""
+        return self.sweep.at(self.index)
+
+    def holds_machines(self) -> bool:
+        """Whether nobody else may use this experiment's machines now."""
+        return self.state in BUSY or self.sweep_owed or (self.state == "halted" and self.cause == "machine")
+
+    # ------------------------------------------------------------ guards
+
+    def waiting(self, _: Any) -> bool:
+        return self.outcome == "waiting"
+
+    def free(self, data: Any) -> bool:
+        return bool(_event(data, m.Scheduled).free)
+
+    def tests_remain(self, _: Any) -> bool:
+        return bool(self.test) or self.has_next()
+
+    def nothing_left(self, _: Any) -> bool:
+        return not self.test and not self.has_next()
+
+    def last_test(self, _: Any) -> bool:
+        return not self.has_next()
+
+    def attempt_open(self, _: Any) -> bool:
+        return bool(self.uid)
+
+    def reboot_due(self, _: Any) -> bool:
+        return self.reboot_owed
+
+    def hopeless(self, data: Any) -> bool:
+        result = _event(data, m.Failed).result
+        spent = result.blame != "test" and self.blameless + 1 >= BLAMELESS_BUDGET
+        return result.would_fail_every_test or spent
+
+    def not_the_test(self, data: Any) -> bool:
+        return _event(data, m.Failed).result.blame in ("machine", "network")
+
+    def not_charged(self, data: Any) -> bool:
+        return _event(data, m.Failed).result.blame != "test"
+
+    def given_up(self, _: Any) -> bool:
+        return self.charged + 1 > self.experiment.policy.retries
+
+    def nth_in_a_row(self, _: Any) -> bool:
+        return self.failures_in_a_row + 1 >= self.experiment.policy.halt_after_consecutive_failures
+
+    def patience_used_up(self, data: Any) -> bool:
+        return self._away_for(_event(data, m.Unreachable).now) >= self.tuning.patience_secs
+
+    def machine_at_fault(self, _: Any) -> bool:
+        return self.probing
+
+    def disk_at_fault(self, _: Any) -> bool:
+        return self.cause == "disk"
+
+    def not_by_operator(self, _: Any) -> bool:
+        return self.cause != "operator"
+
+    def is_current(self, data: Any) -> bool:
+        return bool(self.test) and _event(data, m.Skip).test == self.test
+
+    def third_crash(self, data: Any) -> bool:
+        return _event(data, m.Restarted).crashed and self.crashes + 1 >= 3
+
+    def second_poison(self, _: Any) -> bool:
+        return self.poisoned + 1 >= 2
+
+    # ------------------------------------------------------------ bookkeeping: the way to an attempt
+
+    def look_afresh(self, _: Any) -> None:
+        self.pings = self.ssh_checks = 0
+        self.reason = ""
+
+    def note_answer(self, data: Any) -> None:
+        event = _event(data, m.Validated)
+        self.pings += event.pings
+        self.ssh_checks += event.ssh_checks
+        self.tries, self.away_secs, self.away_seen, self.reason = 0, 0.0, None, ""
+
+    def store_boot_ids(self, data: Any) -> None:
+        self.boot_ids = dict(_event(data, m.Validated).boot_ids)
+
+    def reboot_done(self, _: Any) -> None:
+        self.reboot_owed = False
+        self.boot_ids = {}
+
+    def open_attempt(self, data: Any) -> None:
+        event = _event(data, m.Validated)
+        if not self.test:
+            self._take_next()
+        self.number += 1
+        self.attempts += 1
+        self.uid, self.domain, self.opened, self.confirmed = event.uid, event.domain, event.wall, False
+        machines = self.experiment.machines
+        self.facts = event.facts
+        self.plan = self.tool.plan(self.test, self.settings(), machines, event.domain, event.probes)
+        self.step.changes.append(
+            m.AttemptOpened(
+                uid=self.uid,
+                test=self.test,
+                index=self.index,
+                number=self.number,
+                started=event.wall,
+                pings=self.pings,
+                ssh_checks=self.ssh_checks,
+                plan=self.plan,
+                facts=event.facts,
+            )
+        )
+        self.pings = self.ssh_checks = 0
+
+    def confirm(self, _: Any) -> None:
+        self.confirmed = True
+
+    # ------------------------------------------------------------ bookkeeping: the end of an attempt
+
+    def record_success(self, data: Any) -> None:
+        event = _event(data, m.Succeeded)
+        self._close(event.result, event.wall)
+        if event.result.end_status == "success":
+            self.failures_in_a_row = 0
+        self.succeeded += 1
+        self._decide(event.result.end_status, event.wall)
+        self._plan_reboot(failed=False)
+
+    def record_failure(self, data: Any) -> None:
+        event = _event(data, m.Failed)
+        over = self.given_up(data)
+        self._close(event.result, event.wall)
+        self.charged += 1
+        self._plan_reboot(failed=True)
+        if over:
+            self.failed += 1
+            self.failures_in_a_row += 1
+            self.reason = event.result.reason
+            self._decide(event.result.end_status, event.wall)
+
+    def record_blameless(self, data: Any) -> None:
+        event = _event(data, m.Failed)
+        self._close(event.result, event.wall)
+        self.blameless += 1
+        self.reason = event.result.reason
+        self._plan_reboot(failed=False)
+
+    def interrupt_by_controller(self, data: Any) -> None:
+        event = _event(data, m.HalfStarted)
+        why = event.reason or "the daemon was interrupted while it started the attempt"
+        self._close_open("interrupted", "controller", why, event.wall)
+
+    def interrupt_by_operator(self, data: Any) -> None:
+        event = _event(data, m.Event)
+        self._close_open("interrupted", "operator", f"stopped by {self._who(event)}", event.wall)
+        self.sweep_owed = True
+
+    def lose_open(self, data: Any) -> None:
+        event = _event(data, m.Event)
+        machine, reason = getattr(event, "machine", ""), getattr(event, "reason", "")
+        self._close_open("machine-lost", "machine", reason, event.wall, machine)
+
+    def skip_current(self, data: Any) -> None:
+        event = _event(data, m.Skip)
+        if self.uid:
+            self._close_open("skipped", "operator", f"skipped by {self._who(event)}", event.wall)
+        else:
+            self._record_skip(event, self.number + 1)
+        self.skipped += 1
+        self._decide("skipped", event.wall)
+
+    def skip_other(self, data: Any) -> None:
+        event = _event(data, m.Skip)
+        waiting = next((r for r in self.requeued if r.test == event.test), None)
+        if waiting is not None:
+            self.requeued.remove(waiting)
+            self.step.changes.append(m.Unqueued(test=event.test))
+        elif event.index >= self.cursor:
+            self.decided_ahead.add(event.test)
+        number = (waiting.number if waiting else 0) + 1
+        self._record_skip(event, number)
+        self.skipped += 1
+        self._decided(event.test, event.index, "skipped", number, event.wall)
+
+    def requeue(self, data: Any) -> None:
+        event = _event(data, m.Retry)
+        for test, number in event.tests:
+            entry = m.Requeued(test=test, number=number, charged=0, first=False)
+            self.requeued.append(entry)
+            self.step.changes.append(entry)
+
+    # ------------------------------------------------------------ bookkeeping: stopping and going on
+
+    def finish(self, data: Any) -> None:
+        self.outcome = "finished"
+        self.sweep_owed = True
+        self._tell("finish", "every test has its verdict")
+
+    def call_off(self, data: Any) -> None:
+        if self.test:
+            self._drop_current()
+        self.outcome, self.cause, self.reason = (
+            "cancelled",
+            "",
+            f"cancelled by {self._who(_event(data, m.Event))}",
+        )
+
+    def note_away(self, data: Any) -> None:
+        event = _event(data, m.Event)
+        self.away_secs = self._away_for(event.now)
+        self.away_seen = event.now
+        first, cap = self.tuning.backoff_first_secs, self.tuning.backoff_cap_secs
+        self.backoff_secs = backoff_secs(self.tries, first, cap, self.draw)
+        self.tries += 1
+        if isinstance(event, m.Unreachable):
+            self.reason = event.reason
+            self.pings += event.pings
+            self.ssh_checks += event.ssh_checks
+
+    def blame_machine(self, data: Any) -> None:
+        event = _event(data, m.Event)
+        result = event.result if isinstance(event, m.Failed) else event
+        self._halt("machine", getattr(result, "reason", ""), getattr(result, "machine", ""))
+        # What a probe cannot see (a missing licence, say) a probe cannot call mended.
+        self.probing = self.tuning.auto_resume and isinstance(event, m.Impossible)
+
+    def blame_away(self, data: Any) -> None:
+        event = _event(data, m.Unreachable)
+        away = self._away_for(event.now)
+        self._halt("machine", f"{event.reason} (no answer for {away:.0f} s)", event.machine)
+        self.probing = self.tuning.auto_resume
+
+    def blame_failures(self, data: Any) -> None:
+        self.sweep_owed = True
+        count = self.failures_in_a_row
+        last = f"; the last one: {self.reason}" if self.reason else ""
+        self._halt("failures", f"{count} tests in a row failed with all their attempts{last}")
+
+    def blame_operator(self, data: Any) -> None:
+        self._halt("operator", f"halted by {self._who(_event(data, m.Event))}")
+
+    def take_over(self, data: Any) -> None:
+        self.cause, self.probing = "operator", False
+        self.reason = f"halted by {self._who(_event(data, m.Event))}; before: {self.reason}"
+
+    def blame_disk(self, data: Any) -> None:
+        self._halt("disk", _event(data, m.LowDisk).reason)
+
+    def say_over(self, _: Any) -> None:
+        self._tell("resume", f"over: {self.reason}")
+
+    def forgive(self, _: Any) -> None:
+        self.cause = self.reason = ""
+        self.probing = False
+        self.failures_in_a_row = self.blameless = self.tries = 0
+        self.away_secs, self.away_seen = 0.0, None
+        self.outcome = "waiting" if (self.test or self.has_next()) else "finished"
+
+    def take_up_again(self, _: Any) -> None:
+        self.outcome = "waiting" if (self.test or self.has_next()) else "finished"
+
+    def reschedule(self, data: Any) -> None:
+        if isinstance(_event(data, m.Event), m.Retry):
+            self.outcome = "waiting"
+        self.step.reschedule = True
+
+    def sweep_done(self, _: Any) -> None:
+        self.sweep_owed = False
+        self.step.reschedule = True
+
+    def count_crash(self, data: Any) -> None:
+        if _event(data, m.Restarted).crashed:
+            self.crashes += 1
+
+    def drop_poison(self, data: Any) -> None:
+        event = _event(data, m.Restarted)
+        self.poisoned += 1
+        self.reason = f"the daemon crashed three times while it ran {self.test}"
+        self._close_open("crashed-daemon", "controller", self.reason, event.wall)
+        self.failed += 1
+        self._decide("crashed-daemon", event.wall)
+
+    # ------------------------------------------------------------ work
+
+    def sweep_if_owed(self) -> m.Order | None:
+        return m.Sweep(self.experiment.machines) if self.sweep_owed else None
+
+    def sweep_if_owed_or_probe(self) -> m.Order | None:
+        if self.sweep_owed:
+            return m.Sweep(self.experiment.machines)
+        if self.probing:
+            return m.SlowProbe(self.experiment.machines, self.tuning.probe_secs)
+        return None
+
+    def validate(self) -> m.Order:
+        return m.Validate(self.experiment.machines, self.experiment.policy.reboot != "never", self.uid)
+
+    def reboot(self) -> m.Order:
+        return m.Reboot(self.experiment.machines, dict(self.boot_ids))
+
+    def run_attempt(self) -> m.Order:
+        assert self.plan is not None
+        deadline = self.plan.duration_secs + self.experiment.policy.buffer_secs
+        return m.RunAttempt(
+            self.experiment.machines,
+            self.uid,
+            self.number,
+            self.plan,
+            float(deadline),
+            self.confirmed,
+            self.opened,
+            self.facts,
+        )
+
+    def wait(self) -> m.Order:
+        # After a restart nobody knows how long the wait has lasted already.
+        return m.Wait(self.experiment.machines, 0.0 if self.step.event == "restarted" else self.backoff_secs)
+
+    # ------------------------------------------------------------ small parts
+
+    def _take_next(self) -> None:
+        self.has_next()
+        if self.requeued:
+            entry = self.requeued.popleft()
+            index = self.sweep.index_of(entry.test)
+            assert index is not None
+            self.test, self.index, self.number, self.charged = entry.test, index, entry.number, entry.charged
+            self.step.changes.append(m.Unqueued(test=entry.test))
+        else:
+            self.test, self.index = self.sweep.name_at(self.cursor), self.cursor
+            self.number = self.charged = 0
+            self.cursor += 1
+        self.blameless = self.crashes = 0
+
+    def _drop_current(self) -> None:
+        self.test, self.index, self.number, self.charged, self.blameless = "", -1, 0, 0, 0
+        self.crashes = 0
+
+    def _close(self, result: m.AttemptResult, wall: float) -> None:
+        self.step.changes.append(
+            m.AttemptClosed(uid=self.uid, test=self.test, number=self.number, ended=wall, result=result)
+        )
+        self.uid, self.plan, self.confirmed, self.opened = "", None, False, 0.0
+
+    def _close_open(self, status: str, blame: Any, reason: str, wall: float, machine: str = "") -> None:
+        if self.uid:
+            self._close(m.AttemptResult(end_status=status, blame=blame, reason=reason, machine=machine), wall)
+
+    def _record_skip(self, event: m.Skip, number: int) -> None:
+        reason = f"skipped by {self._who(event)}"
+        result = m.AttemptResult(end_status="skipped", blame="operator", reason=reason)
+        self.step.changes.append(
+            m.AttemptClosed(uid="", test=event.test, number=number, ended=event.wall, result=result)
+        )
+
+    def _decide(self, status: str, wall: float) -> None:
+        self._decided(self.test, self.index, status, self.number, wall)
+        self._drop_current()
+
+    def _decided(self, test: str, index: int, status: str, attempts: int, wall: float) -> None:
+        self.step.changes.append(m.TestDecided(test=test, index=index, status=status, attempts=attempts, wall=wall))
+
+    def _plan_reboot(self, *, failed: bool) -> None:
+        when = self.experiment.policy.reboot
+        self.reboot_owed = self.reboot_owed or when == "test" or (when == "failure" and failed)
+
+    def _away_for(self, now: float) -> float:
+        return self.away_secs + (max(0.0, now - self.away_seen) if self.away_seen is not None else 0.0)
+
+    def _halt(self, cause: str, reason: str, machine: str = "") -> None:
+        self.cause, self.reason, self.probing = cause, reason, False
+        self.incident += 1
+        self._tell("halt", reason, machine)
+
+    def _tell(self, kind: str, reason: str, machine: str = "") -> None:
+        facts: dict[str, str | int | float] = {
+            "experiment": self.experiment.name,
+            "reason": reason,
+            "incident": self.incident,
+            "cause": self.cause,
+            "machine": machine,
+            "test": self.test,
+            "succeeded": self.succeeded,
+            "failed": self.failed,
+            "remaining": self.remaining(),
+        }
+        self.step.changes.append(m.Notice(kind=kind, facts=facts))
+
+    @staticmethod
+    def _who(event: m.Event) -> str:
+        return getattr(event, "who", "") or "somebody"
+
+
+def _event(data: Any, kind: type[E]) -> E:
+    event = data.kwargs["event"]
+    assert isinstance(event, kind), event
+    return event
+
+
+def _make_state_machine() -> Any:
+    machine = StateMachine(
+        model=None, states=list(STATES), initial="idle", auto_transitions=False, send_event=True, queued=False
+    )
+    for row in ROWS:
+
+        def mark(data: Any, row: Row = row) -> None:
+            data.model.step.row = row
+
+        machine.add_transition(
+            row.event, list(row.source), row.to, conditions=list(row.only_if), before=[mark, *row.then]
+        )
+    return machine
+
+
+STATE_MACHINE: Any = _make_state_machine()
+"""One `transitions.Machine` for all experiments; every Life is a model of it."""
+
+
+def begin(life: Life, state: str = "idle") -> Life:
+    """Put a new life under the state machine."""
+    STATE_MACHINE.add_model(life, initial=state)
+    return life
+
+
+def end(life: Life) -> None:
+    """Let the state machine forget a life (it holds its models strongly)."""
+    STATE_MACHINE.remove_model(life)
+
+
+def rows_for(event: str, state: str) -> Iterator[Row]:
+    """The rows that an event may take in a state, first match first."""
+    return (row for row in ROWS if row.event == event and state in row.source)
+
+
+def advance(life: Life, event: m.Event) -> Step:
+    """Let `event` happen to `life`. Where no row matches nothing changes and `taken` is False."""
+    before = life.state
+    step = life.step = Step(event.row, before, before, taken=False)
+    if next(rows_for(event.row, before), None) is None:
+        return step
+    if not STATE_MACHINE.events[event.row].trigger(life, event=event) or step.row is None:
+        return step
+    step.taken, step.after = True, life.state
+    if step.after != before:
+        life.since = event.wall
+    if step.row.asks:
+        life.ticket += 1
+        step.replaces_work = True
+        step.order = getattr(life, WORK[life.state])()
+    return step
+
+
+def diagram() -> str:
+    """The rows as a mermaid state diagram: one arrow for each pair of states, its events on it."""
+    arrows: dict[tuple[str, str], list[str]] = {}
+    for row in ROWS:
+        for source in row.source:
+            to = source if row.to == "=" else row.to
+            label = row.event if not row.only_if else f"{row.event} [{', '.join(row.only_if)}]"
+            events = arrows.setdefault((source, to), [])
+            if label not in events:
+                events.append(label)
+    lines = ["stateDiagram-v2", "    [*] --> idle"]
+    for (source, to), events in sorted(arrows.items()):
+        a, b = source.replace("-", "_"), to.replace("-", "_")
+        lines.append(f"    {a} --> {b}: {'<br>'.join(events)}")
+    lines.append("    idle --> [*]")
+    return "\n".join(lines) + "\n"

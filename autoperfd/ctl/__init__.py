@@ -1,0 +1,1 @@
+"""autoperfctl: what a person types."""

@@ -1,0 +1,1 @@
+"""RUNS: the deciding thread, the memory, the workers, the queue folder, the control socket."""

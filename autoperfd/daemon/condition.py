@@ -1,0 +1,165 @@
+"""What the engine's state looks like to a person: fills the views. Engine thread; reads memory, changes nothing."""
+
+from __future__ import annotations
+
+import os
+
+import autoperfd
+from autoperfd.core.ess import timestamp
+from autoperfd.core.lifecycle import BUSY
+from autoperfd.core.plan import Machine
+from autoperfd.daemon import views
+from autoperfd.daemon.engine import Engine, Entry
+
+TODO = {
+    "failures": "Look at the reasons, mend them, then: autoperfctl resume",
+    "operator": "When it may go on: autoperfctl resume",
+    "disk": "Make room; it goes on by itself",
+}
+
+
+def status(engine: Engine) -> views.StatusView:
+    """All that `autoperfctl status` says."""
+    entries = list(engine.entries.values())
+    failures = [failure for entry in reversed(entries) for failure in _failures(engine, entry, 3)]
+    failures.sort(key=lambda failure: failure.at or 0.0, reverse=True)
+    undelivered = [f"A {row.kind} message is not delivered yet: {row.why}" for row in engine.undelivered()]
+    return views.StatusView(
+        now=engine.clock.wall(),
+        version=autoperfd.__version__,
+        pid=os.getpid(),
+        since=engine.since,
+        hold=engine.hold,
+        experiments=tuple(experiment(engine, entry) for entry in entries),
+        failures=tuple(failures[:5]),
+        attention=(*engine.attention, *undelivered),
+    )
+
+
+def listing(engine: Engine) -> views.ListView:
+    """All that `autoperfctl list` says."""
+    return views.ListView(
+        now=engine.clock.wall(),
+        experiments=tuple(experiment(engine, entry) for entry in engine.entries.values()),
+        intake=tuple(
+            views.IntakeView(i.file, "accepted" if i.accepted else "rejected", i.sentence, i.wall, i.experiments)
+            for i in engine.intake
+        ),
+    )
+
+
+def show(engine: Engine, entry: Entry) -> views.ShowView:
+    """All that `autoperfctl show` says."""
+    life, policy = entry.life, entry.life.experiment.policy
+    seed = () if entry.row.seed is None else (("seed", str(entry.row.seed)),)
+    facts = (
+        ("tool", life.experiment.tool),
+        ("combinations", life.experiment.generation),
+        ("order", life.experiment.order),
+        *seed,
+        ("retries", str(policy.retries)),
+        ("reboot", policy.reboot),
+        ("network", policy.network),
+        ("accepted", timestamp(entry.row.accepted)),
+        ("submitted by", f"uid {entry.row.owner}"),
+    )
+    attempts = tuple(
+        views.AttemptView(
+            test=row.test,
+            attempt=row.number,
+            end_status=row.status,
+            start_timestamp=timestamp(row.started),
+            end_timestamp=timestamp(row.ended),
+            blame=row.blame,
+            machine=row.machine,
+            reason=row.reason,
+            archive=row.archive,
+        )
+        for row in engine.store.latest(life.id, 20)
+    )
+    return views.ShowView(
+        now=engine.clock.wall(),
+        experiment=experiment(engine, entry),
+        folder=str(engine.results / entry.row.folder),
+        facts=facts,
+        failures=tuple(_failures(engine, entry, 10)),
+        attempts=attempts,
+    )
+
+
+def experiment(engine: Engine, entry: Entry) -> views.ExperimentView:
+    """One experiment."""
+    life, now = entry.life, engine.clock.wall()
+    allowed = life.experiment.policy.retries + 1
+    current = None
+    if life.uid and life.plan is not None:
+        running_for = max(0.0, now - life.opened)
+        left = max(0.0, life.plan.duration_secs - running_for)
+        current = views.CurrentView(life.test, life.number, max(allowed, life.number), running_for, left)
+    decided = life.succeeded + life.failed + life.skipped
+    remaining = life.remaining()
+    return views.ExperimentView(
+        name=entry.row.name,
+        state=life.state,
+        outcome=life.outcome if life.state == "idle" else "",
+        sentence=_sentence(engine, entry),
+        tests_done=decided,
+        tests_total=decided + remaining,
+        succeeded=life.succeeded,
+        failed=life.failed,
+        skipped=life.skipped,
+        current=current,
+        remaining_secs=_remaining_secs(entry, remaining, now),
+        halted_cause=life.cause,
+        halted_reason=life.reason if life.state == "halted" else "",
+        todo=_todo(life.cause, life.probing) if life.state == "halted" else "",
+        failures_in_a_row=life.failures_in_a_row,
+        failures_allowed=life.experiment.policy.halt_after_consecutive_failures,
+        machines=tuple(_machine(entry, machine) for machine in life.experiment.machines),
+    )
+
+
+def _todo(cause: str, probing: bool) -> str:
+    if cause == "machine":
+        if probing:
+            return "See to the machine; it goes on by itself when all answer"
+        return "Mend what the reason says, then: autoperfctl resume"
+    return TODO.get(cause, "")
+
+
+def _sentence(engine: Engine, entry: Entry) -> str:
+    life = entry.life
+    if life.state == "backing-off":
+        return f"waits before it tries the machines again: {life.reason}"
+    if life.state == "idle" and life.outcome == "waiting":
+        other = engine.blocker(entry)
+        return f"waits for {other.row.name}, which uses its machines or network" if other else ""
+    return ""
+
+
+def _remaining_secs(entry: Entry, remaining: int, now: float) -> float | None:
+    life = entry.life
+    if not remaining or life.state not in BUSY:
+        return None
+    if entry.spans:
+        return remaining * sum(entry.spans) / len(entry.spans)
+    plan_secs = (
+        life.plan.duration_secs if life.plan else life.sweep.at(min(life.cursor, life.sweep.count - 1))["duration_secs"]
+    )
+    return remaining * (plan_secs + 5.0)
+
+
+def _machine(entry: Entry, machine: Machine) -> views.MachineView:
+    trouble = entry.trouble.get(machine.name, "")
+    seen = entry.seen.get(machine.name)
+    state = "away" if trouble else ("ok" if seen else "unknown")
+    if entry.life.state == "rebooting":
+        state = "rebooting"
+    return views.MachineView(machine.name, f"{machine.ip}:{machine.port}", state, seen, trouble)
+
+
+def _failures(engine: Engine, entry: Entry, limit: int) -> list[views.FailureView]:
+    return [
+        views.FailureView(entry.row.name, row.test, row.status, row.reason, row.number, row.ended)
+        for row in engine.store.failures(entry.life.id, limit)
+    ]

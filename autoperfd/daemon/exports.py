@@ -1,0 +1,200 @@
+"""Keeps `ess.csv` and `summary.csv` of one experiment what the memory says, at constant cost a row. Engine thread.
+
+Finished rows are appended once; the row of the running attempt is rewritten behind them. A torn end is repaired. A
+file that is not what was last written (edited, saved by a spreadsheet, deleted) is kept aside and written anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from autoperfd.core.ess import ESS_COLUMNS, ess_line, line, summary_columns
+from autoperfd.daemon import files
+from autoperfd.daemon.store import AttemptRow
+from autoperfd.errors import DiskError
+
+Lines = Callable[[int], Iterable[tuple[int, bytes]]]
+"""place -> (place, line) of the finished rows after that place, in order."""
+
+
+_LONGEST_LINE = 1 << 16
+
+
+class GrowingCsv:
+    """One exported file: a header, finished lines that only grow, and unfinished lines at its end."""
+
+    def __init__(self, path: Path, header: bytes, lines: Lines, state: list[int] | None) -> None:
+        """`state`: what `state()` gave when the file was last written, or None."""
+        self.path = path
+        self.kept_aside = ""  # where the latest edited copy went
+        self._header = header
+        self._lines = lines
+        # The last finished place, where its line ends, the checksum up to there, and the file's identity.
+        self._place, self._end, self._crc, *self._seen = state or [0, len(header), zlib.crc32(header)]
+
+    def state(self) -> list[int]:
+        """What must be kept to know later whether the file is still what was written."""
+        return [self._place, self._end, self._crc, *self._seen]
+
+    def update(self, unfinished: bytes) -> None:
+        """Append what finished since the last time, then `unfinished`. Raises DiskError."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._rewrite(unfinished)
+            return
+        except OSError:
+            self._keep_aside()
+            self._rewrite(unfinished)
+            return
+        try:
+            if self._identity(os.fstat(fd)) != self._seen and not self._is_ours(fd):
+                self._keep_aside()
+                self._rewrite(unfinished)
+                return
+            fresh = list(self._lines(self._place))
+            body = b"".join(text for _, text in fresh)
+            os.lseek(fd, self._end, os.SEEK_SET)
+            files.write_all(fd, body + unfinished)
+            os.ftruncate(fd, self._end + len(body) + len(unfinished))
+            if fresh:
+                self._place = fresh[-1][0]
+                self._end += len(body)
+                self._crc = zlib.crc32(body, self._crc)
+            self._seen = self._identity(os.fstat(fd))
+        except OSError as error:
+            self._seen = []
+            raise DiskError(f"cannot write {self.path}: {error.strerror or error}", hint="look at the disk") from error
+        finally:
+            os.close(fd)
+
+    def _rewrite(self, unfinished: bytes) -> None:
+        place, end, crc = 0, len(self._header), zlib.crc32(self._header)
+
+        def parts() -> Iterator[bytes]:
+            nonlocal place, end, crc
+            yield self._header
+            for number, text in self._lines(0):
+                place, end, crc = number, end + len(text), zlib.crc32(text, crc)
+                yield text
+            yield unfinished
+
+        files.replace(self.path, parts())
+        self._place, self._end, self._crc = place, end, crc
+        self._seen = self._identity(self.path.stat())
+
+    def _is_ours(self, fd: int) -> bool:
+        """Whether the file is something we wrote: what was there when last looked, then lines that finished since,
+        then at most one line more or a torn one. Moves on to the last finished line it holds.
+        """
+        size = os.fstat(fd).st_size
+        os.lseek(fd, 0, os.SEEK_SET)
+        with open(os.dup(fd), "rb") as file:  # noqa: PTH123 - a descriptor, no path
+            crc, left = 0, self._end
+            while left and (chunk := file.read(min(left, 1 << 20))):
+                crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+            if left or crc != self._crc:
+                return False
+            place, end = self._place, self._end
+            for number, text in self._lines(place):
+                if file.read(len(text)) != text:
+                    break
+                place, end, crc = number, end + len(text), zlib.crc32(text, crc)
+            file.seek(end)
+            rest = file.read(_LONGEST_LINE) if size - end <= _LONGEST_LINE else b"\n\n"
+        if rest.count(b"\n") > 1 or (rest and b",running," not in rest and not self._torn(rest, place)):
+            return False
+        self._place, self._end, self._crc = place, end, crc
+        return True
+
+    def _torn(self, rest: bytes, place: int) -> bool:
+        following = next(iter(self._lines(place)), None)
+        return b"\n" not in rest and (following is None or following[1].startswith(rest))
+
+    def _keep_aside(self) -> None:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        for number in range(1000):
+            suffix = f"-{number}" if number else ""
+            aside = self.path.with_name(f"{self.path.stem}.edited-{stamp}{suffix}{self.path.suffix}")
+            if not os.path.lexists(aside):
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.rename(aside)
+                    self.kept_aside = aside.name
+                return
+        raise DiskError(f"cannot keep the edited {self.path} aside", hint="Move it away yourself")
+
+    @staticmethod
+    def _identity(status: os.stat_result) -> list[int]:
+        return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+class Exports:
+    """The exported files of one experiment."""
+
+    def __init__(
+        self,
+        folder: Path,
+        setting_keys: tuple[str, ...],
+        figure_names: tuple[str, ...],
+        closed_after: Callable[[int], Iterable[AttemptRow]],
+        state: str = "",
+    ) -> None:
+        kept = json.loads(state) if state else {}
+        self._setting_keys, self._figure_names = setting_keys, figure_names
+        self._ess = GrowingCsv(
+            folder / "ess.csv",
+            line(ESS_COLUMNS).encode(),
+            lambda place: ((row.closed or 0, ess_text(row)) for row in closed_after(place)),
+            kept.get("ess"),
+        )
+        self._summary = GrowingCsv(
+            folder / "summary.csv",
+            line(summary_columns(setting_keys, figure_names)).encode(),
+            lambda place: (
+                (row.closed or 0, self._summary_text(row))
+                for row in closed_after(place)
+                if row.status in ("success", "no-summary")
+            ),
+            kept.get("summary"),
+        )
+
+    def update(self, running: AttemptRow | None) -> str:
+        """Bring both files up to the memory; `running`: the open attempt. Returns the state to keep (JSON)."""
+        self._ess.update(ess_text(running) if running else b"")
+        self._summary.update(b"")
+        return json.dumps({"ess": self._ess.state(), "summary": self._summary.state()})
+
+    def taken_aside(self) -> list[str]:
+        """Names of edited copies that were kept aside since the last call."""
+        names = [csv.kept_aside for csv in (self._ess, self._summary) if csv.kept_aside]
+        self._ess.kept_aside = self._summary.kept_aside = ""
+        return names
+
+    def _summary_text(self, row: AttemptRow) -> bytes:
+        settings, figures = json.loads(row.settings), json.loads(row.figures)
+        values = [settings.get(key) for key in self._setting_keys] + [figures.get(name) for name in self._figure_names]
+        return line((row.test, row.number, row.status, *values, row.archive)).encode()
+
+
+def ess_text(row: AttemptRow) -> bytes:
+    """An attempt's line of the ESS."""
+    return ess_line(
+        started=row.started,
+        ended=row.ended,
+        test=row.test,
+        pings=row.pings,
+        ssh_checks=row.ssh_checks,
+        status=row.status,
+        number=row.number,
+        blame=row.blame,
+        machine=row.machine,
+        reason=row.reason,
+        settings=json.loads(row.settings),
+        archive=row.archive,
+    ).encode()

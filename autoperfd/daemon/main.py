@@ -1,0 +1,336 @@
+"""autoperfd: puts the daemon together, runs the engine on the main thread, and ends in order.
+
+A restart finds everything in the memory; attempts on machines outlive this process. The one other place besides
+the worker boundary where any error is caught.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import queue
+import random
+import secrets
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import autoperfd
+from autoperfd.core.settings import DaemonSettings, read_settings
+from autoperfd.daemon import commands, condition, files, notify, views
+from autoperfd.daemon.control import Control, asker
+from autoperfd.daemon.engine import Delivered, Engine, Offer, Rejected, Stop
+from autoperfd.daemon.parse import read_limited
+from autoperfd.daemon.pins import PinBook
+from autoperfd.daemon.pulse import Pulse
+from autoperfd.daemon.spool import Drop, Spool
+from autoperfd.daemon.store import SaveMeta, Store, open_store, take_lock
+from autoperfd.daemon.workers import Workers
+from autoperfd.errors import AlreadyRunning, AutoperfError, ConfigError, Problem, Refused, StoreError
+from autoperfd.remote.fleet import Fleet
+from autoperfd.remote.values import Timing
+from autoperfd.tools import TOOLS
+
+log = logging.getLogger("autoperfd")
+
+CONFIG = Path("/etc/autoperf/autoperfd.toml")
+SNAPSHOT_SECS = 1.0
+LOCK_SECS = 5.0
+OFFER_SECS = 60.0
+
+
+class SystemClock:
+    """The computer's own time."""
+
+    def wall(self) -> float:
+        """Unix seconds UTC."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never step."""
+        return time.monotonic()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The daemon's process. Exit status: 0 ended in order, 1 cannot run, 2 settings, 3 another one runs, 70 a bug."""
+    parser = argparse.ArgumentParser(
+        prog="autoperfd",
+        description="Runs performance experiments on lab machines. Started by systemd; see autoperfctl.",
+        epilog="Example: autoperfd --config /etc/autoperf/autoperfd.toml",
+    )
+    parser.add_argument("--config", type=Path, default=CONFIG, help=f"the daemon's settings (default {CONFIG})")
+    parser.add_argument("--version", action="version", version=f"autoperfd {autoperfd.__version__}")
+    args = parser.parse_args(argv)
+    _log_to_stderr()
+    marker: Path | None = None
+    try:
+        settings = _settings(args.config)
+        marker = settings.state / "crashed"
+        return Daemon(settings, marker).run()
+    except AlreadyRunning as error:
+        log.error("%s", error.sentence())
+        return 3
+    except ConfigError as error:
+        log.error("the settings cannot be used:\n%s", error)
+        return 2
+    except AutoperfError as error:
+        log.error("%s", error.sentence())
+        return 1
+    except Exception:  # noqa: BLE001 - the last place: the journal gets the traceback, systemd starts us anew
+        log.critical("autoperfd ends by an error of its own:\n%s", traceback.format_exc())
+        _mark(marker)
+        return 70
+    finally:
+        logging.shutdown()
+
+
+class Daemon:
+    """Everything that lives as long as the process."""
+
+    def __init__(self, settings: DaemonSettings, marker: Path) -> None:
+        self.settings, self.marker = settings, marker
+        self.systemd = notify.Systemd()
+        self.pulse = Pulse(self.systemd)
+        self._snapshot_at = 0.0
+        self._sentence = ""
+
+    def run(self) -> int:
+        """Start, decide until asked to stop, end in order."""
+        os.umask(0o027)
+        state = self.settings.state
+        files.make_folder(state / "results")
+        lock = _lock(state)
+        memory = open_store(state / "autoperf.db")
+        engine, fleet, workers, sender = self._assemble(memory)
+        engine.load()
+        control = Control(self.settings.runtime / "control.sock", asker(engine.post))
+        intake = Intake(engine, self.settings)
+        if sender is not None:
+            sender.start()
+        control.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: engine.post(Stop()))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        gc.freeze()
+        self.systemd.ready()
+        log.info("autoperfd %s is ready; %d experiments in memory", autoperfd.__version__, len(engine.entries))
+        try:
+            engine.restart(crashed=self.marker.exists())
+            self.marker.unlink(missing_ok=True)
+            intake.spool.start()
+            self.pulse.watch(intake)
+            self._decide(engine)
+        finally:
+            self.systemd.stopping()
+            control.close()
+            intake.spool.stop()
+            workers.close()
+        engine.store.commit([SaveMeta("stopped", repr(time.time()))])
+        self._snapshot(engine)
+        memory.close()
+        if sender is not None:
+            sender.close()
+        fleet.close()
+        os.close(lock)
+        log.info("autoperfd ended in order; running tests go on and will be found again")
+        return 0
+
+    def _assemble(self, memory: Store) -> tuple[Engine, Fleet, Workers, notify.Sender | None]:
+        s, clock = self.settings, SystemClock()
+        loaded = memory.load()
+        installation = loaded.meta.get("installation") or secrets.token_hex(8)
+        memory.commit([SaveMeta("installation", installation), SaveMeta("started", repr(time.time()))])
+        pins = PinBook(s.known_hosts, loaded.pins)
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        timing = Timing(
+            connect_secs=s.connect_secs,
+            link_loss_secs=s.link_loss_secs,
+            boot_budget_secs=s.boot_budget_secs,
+            stop_secs=max(1, round(s.stop_secs)),
+            grace_secs=max(1, round(s.grace_secs)),
+            max_file_bytes=s.max_file_mb << 20,
+        )
+        fleet = Fleet(
+            installation=installation,
+            pins=pins,
+            timing=timing,
+            credentials=Path(credentials) if credentials else None,
+            home=Path.home(),
+            ping=s.ping,
+        )
+        sender = self._sender(lambda message, outcome: engine.post(Delivered(message, outcome)))
+        engine = Engine(
+            memory,
+            s,
+            TOOLS,
+            clock,
+            random.SystemRandom(),
+            send=sender.submit if sender else None,
+            pins=pins,
+            answer=commands.answer,
+            key_problem=fleet.key_problem,
+            controller=os.uname().nodename,
+        )
+        workers = Workers(
+            fleet,
+            TOOLS,
+            engine.post,
+            clock,
+            validation_secs=s.validation_secs,
+            boot_budget_secs=s.boot_budget_secs,
+            grace_secs=s.grace_secs,
+        )
+        engine.workers = workers
+        return engine, fleet, workers, sender
+
+    def _sender(self, report: Callable[[notify.Message, notify.Outcome], None]) -> notify.Sender | None:
+        s = self.settings
+        url = s.webhook_url or _credential(s.webhook_url_credential)
+        if not url:
+            return None
+        from autoperfd.daemon.webhook import Target
+
+        secret = _credential(s.webhook_secret_credential).encode()
+        target = Target(url=url, secret=secret or None, allow_http=s.webhook_allow_http)
+        target.check()
+        return notify.Sender(target, report)
+
+    def _decide(self, engine: Engine) -> None:
+        while not engine.stopping:
+            self.pulse.beat()
+            engine.tick()
+            self._tell(engine)
+            try:
+                message = engine.inbox.get(timeout=max(0.0, min(engine.next_time() - time.monotonic(), 5.0)))
+            except queue.Empty:
+                continue
+            with self.pulse.working():
+                engine.handle(message)
+
+    def _tell(self, engine: Engine) -> None:
+        """Keep systemd's sentence and the snapshot fresh, when there is nothing better to do."""
+        now = time.monotonic()
+        if not engine.changed or not engine.inbox.empty() or now < self._snapshot_at:
+            return
+        engine.changed = False
+        self._snapshot_at = now + SNAPSHOT_SECS
+        sentence = self._snapshot(engine)
+        if sentence != self._sentence:
+            self._sentence = sentence
+            self.systemd.status(sentence)
+
+    def _snapshot(self, engine: Engine) -> str:
+        view = condition.status(engine)
+        try:
+            files.replace(self.settings.state / "status.json", views.snapshot(view))
+        except AutoperfError as error:
+            log.warning("%s", error.sentence())
+        return views.summary(view.experiments, view.hold)
+
+
+class Intake:
+    """Ties the queue folder to the engine; its methods are called by the spool's thread, `stuck` by the pulse's."""
+
+    def __init__(self, engine: Engine, settings: DaemonSettings) -> None:
+        self._engine, self._settings = engine, settings
+        self.spool = Spool(
+            settings.queue,
+            lambda data, file: read_limited(data, file, TOOLS, settings.power),
+            self._offer,
+            lambda file, sentence: engine.post(Rejected(file, sentence)),
+            rescan_secs=settings.rescan_secs,
+            settle_secs=settings.settle_secs,
+        )
+
+    def stuck(self) -> str:
+        """Why nothing is taken in any more, or ""."""
+        silent = time.monotonic() - self.spool.beat
+        if not self.spool.alive() or silent > self._settings.rescan_secs + OFFER_SECS + 60:
+            return f"the intake has not moved for {silent:.0f} s"
+        return ""
+
+    def _offer(self, drop: Drop) -> tuple[Problem, ...]:
+        answers: queue.SimpleQueue[tuple[Problem, ...] | AutoperfError] = queue.SimpleQueue()
+        self._engine.post(Offer(drop.file, drop.data, drop.parsed.documents, drop.owner, answers.put))
+        try:
+            answer = answers.get(timeout=OFFER_SECS)
+        except queue.Empty:
+            raise Refused(f"the engine did not take {drop.file} within {OFFER_SECS:.0f} s") from None
+        if isinstance(answer, AutoperfError):
+            raise answer
+        return answer
+
+
+def _lock(state: Path) -> int:
+    """The lock of the state folder; a short wait lets `autoperfctl status` finish its look."""
+    deadline = time.monotonic() + LOCK_SECS
+    pause = threading.Event()
+    while True:
+        try:
+            return take_lock(state)
+        except AlreadyRunning:
+            if time.monotonic() >= deadline:
+                raise
+            pause.wait(0.1)
+
+
+def _settings(path: Path) -> DaemonSettings:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        if path == CONFIG:
+            return DaemonSettings()
+        raise StoreError(f"there are no settings at {path}", hint="Name the file with --config") from None
+    except OSError as error:
+        raise StoreError(f"the settings {path} cannot be read: {error.strerror}") from error
+    return read_settings(data, str(path))
+
+
+def _credential(name: str) -> str:
+    """The content of a credential systemd handed over; "" where there is none."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder or not name:
+        return ""
+    try:
+        return (Path(folder) / name).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _mark(marker: Path | None) -> None:
+    try:
+        if marker is not None:
+            marker.touch()
+    except OSError:
+        log.error("cannot leave a mark of the crash at %s", marker)
+
+
+class _Levels(logging.Formatter):
+    """The journal's level in front of every line."""
+
+    LEVELS = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}  # noqa: RUF012 - never changed
+
+    def format(self, record: logging.LogRecord) -> str:
+        mark = f"<{self.LEVELS.get(record.levelname, 6)}>"
+        return "\n".join(mark + line for line in safe_lines(super().format(record)).splitlines())
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    if os.environ.get("JOURNAL_STREAM"):
+        handler.setFormatter(_Levels("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=os.environ.get("AUTOPERF_LOG", "INFO").upper(), handlers=[handler])
+    for noisy in ("paramiko", "transitions", "urllib3", "watchdog"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

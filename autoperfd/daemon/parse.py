@@ -1,0 +1,96 @@
+"""Reads experiment files of strangers; promises an answer within bounded time and memory, whatever the bytes.
+
+Parsing happens in a child process (parse_child.py) that is limited in CPU time and memory; what is wrong there
+becomes one problem of the file. Validation is linear and happens here. Called by the intake thread; any thread.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli
+
+from autoperfd.core.config import Experiment, read_document
+from autoperfd.core.plan import Tool
+from autoperfd.core.tables import decode, not_toml
+from autoperfd.errors import ConfigError, Problem
+
+MOST_BYTES = 1024 * 1024  # of an experiment file
+_CHILD = Path(__file__).with_name("parse_child.py")
+_TOMLI = Path(tomli.__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the child may use. Wall time is generous: on a busy controller 2 s of CPU take long."""
+
+    cpu_secs: int = 2
+    wall_secs: float = 30
+    memory_bytes: int = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a file says. `documents`: each experiment's table as JSON, to be kept and read again."""
+
+    experiments: tuple[Experiment, ...]
+    documents: tuple[str, ...]
+
+
+class _Foreign:
+    """A TOML value that JSON cannot carry: a date or a time. Wrong wherever it stands."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def __str__(self) -> str:
+        return self.words
+
+
+def read_limited(
+    data: bytes, file: str, tools: Mapping[str, Tool], power: Collection[str], limits: Limits | None = None
+) -> Parsed:
+    """The experiments of a file, like core.config.read_experiments but safe for any bytes; ConfigError else."""
+    if len(data) > MOST_BYTES:
+        found = f"{len(data)} bytes"
+        raise ConfigError(
+            [Problem(file, 0, "text", found, f"at most {MOST_BYTES} bytes", "split it into several files")]
+        )
+    words = decode(data, file)
+    document = _document(words, file, limits or Limits())
+    experiments = read_document(document, words, file, tools, power)
+    return Parsed(experiments, tuple(json.dumps(table) for table in document["experiments"]))
+
+
+def _document(words: str, file: str, limits: Limits) -> Any:
+    """What the text says, parsed by the child."""
+    argv = [sys.executable, "-I", "-S", str(_CHILD), str(_TOMLI), str(limits.cpu_secs), str(limits.memory_bytes)]
+    try:
+        child = subprocess.run(
+            argv, input=words.encode(), capture_output=True, timeout=limits.wall_secs, env={}, cwd="/", check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise not_toml(file, 0, 0, f"it took more than {limits.wall_secs:g} s to read") from None
+    if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise not_toml(file, 0, 0, f"it took more than {limits.cpu_secs} s of CPU time to read")
+    try:
+        answer = json.loads(child.stdout, object_hook=_foreign) if child.returncode == 0 else {}
+    except (ValueError, RecursionError):
+        answer = {}
+    if "error" in answer:
+        raise not_toml(file, *answer["error"])
+    if "document" not in answer:
+        last = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise not_toml(file, 0, 0, f"reading it ended with status {child.returncode} {last}".rstrip())
+    return answer["document"]
+
+
+def _foreign(table: dict[str, Any]) -> Any:
+    return _Foreign(table["\0"]) if len(table) == 1 and isinstance(table.get("\0"), str) else table

@@ -1,0 +1,352 @@
+"""Does the work of orders: everything that waits or can fail, as plain blocking code on daemon threads.
+
+One thread an order; its answer is one event carrying the order's ticket. A cancelled order answers nothing. An
+error nobody foresaw ends the daemon: the engine is told and re-raises it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from autoperfd.core import messages as m
+from autoperfd.core.plan import Machine, Tool, Verdict
+from autoperfd.core.policy import KEPT, result_of
+from autoperfd.daemon import archive
+from autoperfd.daemon.files import make_folder
+from autoperfd.errors import (
+    Cancelled,
+    DiskError,
+    FetchFailed,
+    HalfStarted,
+    MachineAway,
+    MachineError,
+    MachineImpossible,
+    MachineTaken,
+    StartFailed,
+)
+from autoperfd.remote.fleet import Fleet
+from autoperfd.remote.values import Order, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an order came to. The engine ignores it when the ticket is an old one."""
+
+    experiment: int
+    ticket: int
+    event: m.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A worker met an error nobody foresaw; the daemon ends with it."""
+
+    error: BaseException
+
+
+class Clock(Protocol):
+    """The time, passed in so that tests and rehearsals can have their own."""
+
+    def wall(self) -> float:
+        """Unix seconds UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never step."""
+
+
+@dataclass(slots=True)
+class _Work:
+    ticket: int
+    order: m.Order
+    cancelled: threading.Event
+    overdue_at: float  # monotonic
+
+
+class Workers:
+    """Starts and cancels the work of experiments, at most one order each. Only the engine thread calls it."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        tools: Mapping[str, Tool],
+        post: Callable[[Answer | Crash], None],
+        clock: Clock,
+        *,
+        validation_secs: float,
+        boot_budget_secs: float,
+        grace_secs: float,
+    ) -> None:
+        self._fleet, self._tools, self._post, self._clock = fleet, tools, post, clock
+        self._validation_secs, self._boot_budget_secs = validation_secs, boot_budget_secs
+        self._grace_secs = grace_secs
+        self._works: dict[int, _Work] = {}
+
+    def start(self, experiment: int, ticket: int, order: m.Order, folder: Path, tool: str) -> None:
+        """Begin an order in place of the experiment's former one. `folder`: its results folder."""
+        self.cancel(experiment)
+        cancelled = threading.Event()
+        self._works[experiment] = _Work(ticket, order, cancelled, self._clock.monotonic() + self._bound(order))
+        task = _Task(self, experiment, ticket, order, folder, self._tools[tool], cancelled)
+        threading.Thread(target=task.work, name=f"{type(order).__name__}-{experiment}", daemon=True).start()
+
+    def cancel(self, experiment: int) -> None:
+        """Let the experiment's work end without an answer; attempts on machines live on."""
+        work = self._works.pop(experiment, None)
+        if work is not None:
+            work.cancelled.set()
+
+    def done(self, experiment: int, ticket: int) -> None:
+        """The engine took the last answer of an order."""
+        work = self._works.get(experiment)
+        if work is not None and work.ticket == ticket:
+            del self._works[experiment]
+
+    def next_overdue(self) -> float | None:
+        """Monotonic time at which the next order is overdue, or None."""
+        return min((work.overdue_at for work in self._works.values()), default=None)
+
+    def give_up_overdue(self) -> list[Answer]:
+        """Break the links of work that outlived every bound of its own; the answers it should have given."""
+        now, answers = self._clock.monotonic(), []
+        for experiment, work in list(self._works.items()):
+            if work.overdue_at <= now:
+                self._fleet.abandon(work.order.machines)
+                self.cancel(experiment)
+                reason = f"{type(work.order).__name__} did not end within its time"
+                event = m.Unreachable(machine=work.order.machines[0].name, reason=reason, code="WORK_STUCK")
+                answers.append(Answer(experiment, work.ticket, event))
+        return answers
+
+    def close(self) -> None:
+        """Cancel everything."""
+        for experiment in list(self._works):
+            self.cancel(experiment)
+
+    def _bound(self, order: m.Order) -> float:
+        """Seconds after which an order must have answered by itself, with room to spare."""
+        match order:
+            case m.Wait(secs=secs):
+                return secs + 60
+            case m.Reboot():
+                return self._boot_budget_secs * 1.5 + 120
+            case m.RunAttempt(deadline_secs=secs):
+                return secs + self._grace_secs + 3600
+            case m.Validate():
+                return self._validation_secs * 2 + 300
+        return float("inf")
+
+
+@dataclass(slots=True)
+class _Task:
+    workers: Workers
+    experiment: int
+    ticket: int
+    order: m.Order
+    folder: Path
+    tool: Tool
+    cancelled: threading.Event
+
+    def work(self) -> None:
+        """The thread: do the order, answer. The one place where any error is caught."""
+        try:
+            event = self._answer()
+        except Cancelled:
+            return
+        except Exception as error:  # noqa: BLE001 - the worker boundary
+            self.workers._post(Crash(error))
+            return
+        if event is not None and not self.cancelled.is_set():
+            self._say(event)
+
+    def _say(self, event: m.Event) -> None:
+        self.workers._post(Answer(self.experiment, self.ticket, event))
+
+    def _answer(self) -> m.Event | None:
+        try:
+            match self.order:
+                case m.Wait(secs=secs):
+                    self.cancelled.wait(secs)
+                    return m.Due()
+                case m.Validate():
+                    return self._validate(self.order)
+                case m.Reboot():
+                    found = self._fleet.reboot(self.order.machines, self.order.boot_ids, cancelled=self.cancelled)
+                    return m.Rebooted(boot_ids=found.boot_ids)
+                case m.RunAttempt():
+                    return self._attempt(self.order)
+                case m.SlowProbe():
+                    return self._slow_probe(self.order)
+                case m.Sweep():
+                    return self._sweep(self.order)
+        except MachineImpossible as error:
+            return m.Impossible(machine=error.machine, reason=error.sentence(), code=error.code)
+        except (MachineAway, MachineTaken, StartFailed, FetchFailed) as error:
+            return _unreachable(error)
+        raise AssertionError(self.order)
+
+    @property
+    def _fleet(self) -> Fleet:
+        return self.workers._fleet
+
+    def _validate(self, order: m.Validate) -> m.Event:
+        found = self._fleet.validate(
+            order.machines,
+            self.tool.probe_argv,
+            self.tool.probe_exits,
+            wants_reboot=order.wants_reboot,
+            uid_open=order.open_uid,
+            cancelled=self.cancelled,
+            patience_secs=self.workers._validation_secs,
+        )
+        return m.Validated(
+            boot_ids=found.boot_ids,
+            pings=found.pings,
+            ssh_checks=found.ssh_checks,
+            probes=found.probes,
+            facts={
+                name: {**report.facts, "boot_id": report.boot_id, "host_key": report.host_key_fingerprint}
+                for name, report in found.machines.items()
+            },
+        )
+
+    def _slow_probe(self, order: m.SlowProbe) -> m.Event | None:
+        while not self.cancelled.wait(order.secs):
+            try:
+                self._validate(m.Validate(order.machines, False, ""))
+            except MachineError:
+                continue
+            return m.Answered()
+        return None
+
+    def _sweep(self, order: m.Sweep) -> m.Event | None:
+        pause = 1.0
+        while not self.cancelled.is_set():
+            try:
+                self._fleet.sweep(order.machines)
+            except MachineImpossible:
+                return m.Swept()  # nobody can look there before a person has acted
+            except MachineError:
+                self.cancelled.wait(pause)
+                pause = min(pause * 2, 300.0)
+                continue
+            return m.Swept()
+        return None
+
+    # ------------------------------------------------------------ an attempt
+
+    def _attempt(self, order: m.RunAttempt) -> m.Event:
+        data = self.folder / "data" / order.plan.test_name
+        target = data / f"attempt-{order.number}.tar.gz"
+        staging = data / f".attempt-{order.number}.partial"
+        try:
+            make_folder(staging)
+            kept = self._kept(target, order.uid)
+            if kept is None:
+                outcome = self._fleet.attempt(
+                    Order(order.uid, order.plan, order.machines, staging, round(order.deadline_secs)),
+                    confirmed=order.confirmed,
+                    on_started=lambda: self._say(m.Started()),
+                    cancelled=self.cancelled,
+                )
+                kept = self._judge(order, outcome, staging, target)
+            shutil.rmtree(staging, ignore_errors=True)
+        except HalfStarted as error:
+            return m.HalfStarted(reason=error.sentence())
+        except StartFailed as error:
+            return m.Failed(result=_blamed("wont-start", "machine", error))
+        except FetchFailed as error:
+            return m.Failed(result=_blamed("no-data", "network", error))
+        except DiskError as error:
+            result = m.AttemptResult(end_status="interrupted", blame="controller", code="DISK", reason=error.sentence())
+            return m.Failed(result=result)
+        return m.Succeeded(result=kept) if kept.end_status in KEPT else m.Failed(result=kept)
+
+    def _judge(self, order: m.RunAttempt, outcome: Outcome, staging: Path, target: Path) -> m.AttemptResult:
+        verdict = self._lost(outcome) or self.tool.verdict(order.plan, staging, outcome.records)
+        evidence = {
+            "records": [asdict(record) for record in outcome.records],
+            "boot_before": dict(outcome.boot_before),
+            "boot_after": dict(outcome.boot_after),
+            "stagger_secs": outcome.stagger_secs,
+            "clock": dict(outcome.clock),
+            "found": outcome.how_found,
+            "problems": dict(outcome.problems),
+        }
+        result = result_of(verdict, outcome.boot_before, outcome.boot_after, json.dumps(evidence))
+        about = {
+            "uid": order.uid,
+            "number": order.number,
+            "opened": order.opened,
+            "deadline_secs": order.deadline_secs,
+            "plan": json.loads(order.plan.to_json()),
+        }
+        texts = {
+            "attempt.json": _json(about),
+            "machines.json": _json({machine.name: self._about(machine, order) for machine in order.machines}),
+            "evidence.json": _json({**evidence, "files": [asdict(file) for file in outcome.files]}),
+            "result.json": _json({"uid": order.uid, **asdict(result)}),
+        }
+        names = {file.name: file.sha256 for file in outcome.files}
+        sha256, size = archive.build(target, staging, names, texts, order.opened)
+        return self._placed(result, target, sha256, size)
+
+    def _placed(self, result: m.AttemptResult, target: Path, sha256: str, size: int) -> m.AttemptResult:
+        fields = asdict(result)
+        fields.update(archive=str(target.relative_to(self.folder)), sha256=sha256, size=size)
+        return m.AttemptResult(**fields)
+
+    def _kept(self, target: Path, uid: str) -> m.AttemptResult | None:
+        """The result in an archive that was finished for this very attempt before the daemon was interrupted."""
+        if not target.exists() or archive.problems(target):
+            return None
+        raw = json.loads(archive.read_text(target, "result.json") or b"{}")
+        if raw.pop("uid", "") != uid:
+            return None
+        return self._placed(m.AttemptResult(**raw), target, archive.sha256_of_file(target), target.stat().st_size)
+
+    @staticmethod
+    def _lost(outcome: Outcome) -> Verdict | None:
+        """A machine that came back without the attempt's records: rebooted, or its disk was emptied."""
+        for machine, problem in outcome.problems.items():
+            if problem in ("LAUNCHER_LOST", "RECORDS_LOST"):
+                before, after = outcome.boot_before.get(machine), outcome.boot_after.get(machine)
+                if before and after and before != after:
+                    return None  # the boot ids say it better
+                reason = f"{machine} lost the records of the attempt ({problem})"
+                return Verdict("machine-lost", code=problem, reason=reason, machine=machine)
+        return None
+
+    @staticmethod
+    def _about(machine: Machine, order: m.RunAttempt) -> dict[str, object]:
+        fields = {key: value for key, value in asdict(machine).items() if key != "ssh_key_path"}
+        return {**fields, "facts": dict(order.facts.get(machine.name, {}))}
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def _blamed(status: str, blame: str, error: MachineError) -> m.AttemptResult:
+    return m.AttemptResult(
+        end_status=status,
+        blame="machine" if blame == "machine" else "network",
+        machine=error.machine,
+        code=error.code,
+        reason=error.sentence(),
+    )
+
+
+def _unreachable(error: MachineError) -> m.Unreachable:
+    return m.Unreachable(
+        machine=error.machine,
+        reason=error.sentence(),
+        code=error.code,
+        pings=getattr(error, "pings", 0),
+        ssh_checks=getattr(error, "ssh_checks", 0),
+    )

@@ -1,0 +1,1 @@
+"""Machines on one computer, for the demo and the tests."""

@@ -1,0 +1,90 @@
+"""Private keys of the controller and host keys of machines: loading, fingerprints, trust. Any thread."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import threading
+from pathlib import Path
+
+import paramiko
+
+from autoperfd.errors import MachineImpossible
+
+HOST_KEY_TYPES = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "ssh-rsa",
+)
+RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256")
+
+
+class KeyRing:
+    """Private keys, each read once. A credential of the same file name wins over the path."""
+
+    def __init__(self, credentials: Path | None, home: Path) -> None:
+        self._credentials = credentials
+        self._home = home
+        self._lock = threading.Lock()
+        self._keys: dict[str, paramiko.PKey] = {}
+
+    def key(self, machine: str, path: str) -> paramiko.PKey:
+        """The key at `path` ("~" is the home given). Raises MachineImpossible naming what to do."""
+        with self._lock:
+            if path not in self._keys:
+                self._keys[path] = self._read(machine, path)
+            return self._keys[path]
+
+    def forget(self, path: str) -> None:
+        """Read it again next time, it may have been replaced."""
+        with self._lock:
+            self._keys.pop(path, None)
+
+    def _read(self, machine: str, path: str) -> paramiko.PKey:
+        file = self._home / path.removeprefix("~/") if path.startswith("~/") else Path(path)
+        if self._credentials and (self._credentials / file.name).is_file():
+            file = self._credentials / file.name
+        drop_in = f"systemctl edit autoperfd, with: [Service] LoadCredential={file.name}:{file}"
+        try:
+            return paramiko.PKey.from_path(file)
+        except paramiko.PasswordRequiredException:
+            reason, hint = "it has a passphrase", f"Make a key without one: ssh-keygen -p -N '' -f {file}"
+        except OSError as error:
+            reason, hint = error.strerror or str(error), f"Let the daemon have it: {drop_in}"
+        except (paramiko.SSHException, ValueError, TypeError, binascii.Error) as error:
+            reason, hint = f"it is not a private key ({error})", f"Name another file, or {drop_in}"
+        raise MachineImpossible(
+            machine, f"the SSH key {file} cannot be read: {reason}", code="KEY_UNREADABLE", hint=hint
+        )
+
+
+def split_line(line: str) -> tuple[str, bytes] | None:
+    """(type, key) of "ssh-ed25519 AAAA… comment"; None when it is no host key line this program can use."""
+    words = line.split()
+    if len(words) < 2 or words[0] not in HOST_KEY_TYPES:
+        return None
+    try:
+        return words[0], base64.b64decode(words[1], validate=True)
+    except binascii.Error:
+        return None
+
+
+def key_line(key: paramiko.PKey) -> str:
+    """A host key as "ssh-ed25519 AAAA…"."""
+    return f"{key.get_name()} {base64.b64encode(key.asbytes()).decode('ascii')}"
+
+
+def fingerprint(key: bytes) -> str:
+    """The SHA256 fingerprint as ssh-keygen -l shows it."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode("ascii").rstrip("=")
+
+
+def algorithms(key_types: list[str]) -> list[str]:
+    """The signature algorithms to ask for, given the types of pinned keys."""
+    wanted: list[str] = []
+    for kind in key_types:
+        wanted += [a for a in (RSA_SIGNATURES if kind == "ssh-rsa" else (kind,)) if a not in wanted]
+    return wanted

@@ -1,0 +1,596 @@
+# autoperfd on a machine: a verb loop on standard input, and the launcher that outlives the link.
+#
+# POSIX sh (dash, busybox, bash). Nothing is installed: this text arrives on standard input of a constant
+# command, stays in $AUTOPERF_SH, and `/bin/sh -c 'eval "$AUTOPERF_SH"' autoperf VERB ...` runs a verb in a
+# process of its own. Requests are `VERB BYTES TOKEN...` and that many bytes of NUL-separated values; values
+# become positional parameters through xargs and are never read as shell text. Tokens are numbers, hex
+# digits and file names of [A-Za-z0-9._-] that the controller made. Answers are `answer STATUS BYTES` and text.
+#
+# One attempt is one folder, ~/.autoperf/INSTALLATION/UID (`$d` below):
+#   files/     the participants' working folder, all they write
+#   boot0      boot id at the start                    end          boot id at the end; then it becomes `done`
+#   preparing  pid and start time of verb prepare      launcher     the same of the launcher
+#   pid.N      pid and start time of participant N     rec.N        its exit status and the uptime it ended at
+#   why.N      what ended it, where it was not itself  started      clock and uptime of the common start
+#   events     FIFO, the launcher's only input         start        FIFO, its opening starts the participants
+#   ready ack pubs all hash    FIFOs that tell a waiting verb; every end opens them `<>`, so none is missed
+# Files that matter when the disk is full are written whole at first and overwritten in place.
+
+LC_ALL=C
+export LC_ALL
+umask 077
+set -f
+newline='
+'
+blanks=$IFS
+
+boot_id() { read -r boot_id <"${AUTOPERF_BOOT_ID_FILE:-/proc/sys/kernel/random/boot_id}" || boot_id=-; }
+uptime() { read -r uptime rest </proc/uptime || uptime=0; }
+
+birth() { # PID: sets $birth to its start time, field 22 after the name, which may hold anything
+  birth=
+  { read -r birth <"/proc/$1/stat"; } 2>/dev/null || return 1
+  birth=${birth##*") "}
+  case $birth in Z* | X*) birth= ; return 1 ;; esac
+  set -- $birth
+  birth=${20-}
+}
+
+alive() { # FILE of the attempt $d with pid and start time: is that very process there, since that boot?
+  alive_pid= alive_birth= before=-
+  { read -r before rest <"$d/boot0"; } 2>/dev/null
+  boot_id
+  [ "$before" = "$boot_id" ] || return 1
+  { read -r alive_pid alive_birth rest <"$d/$1"; } 2>/dev/null || return 1
+  birth "$alive_pid" && [ "$birth" = "$alive_birth" ]
+}
+
+notify() { # FIFO: wakes every waiting verb, those whose link is long gone included
+  printf '\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n' 1<>"$d/$1"
+}
+
+marked() { # sets $marked to the processes whose environment names this attempt's folder
+  set +f
+  marked=$(grep -lsF "AUTOPERF_FOLDER=$d" /proc/[0-9]*/environ)
+  set -f
+}
+
+end_marked() { # ends all of them, the launcher included, and waits until they are gone
+  tries=0
+  while marked && [ -n "$marked" ] && [ "$tries" -lt 60 ]; do
+    for path in $marked; do
+      path=${path#/proc/}
+      kill -s KILL "${path%/environ}" 2>/dev/null
+    done
+    tries=$((tries + 1))
+    sleep 0.05 || sleep 1
+  done
+  [ -z "$marked" ]
+}
+
+end_groups() { # SIGNAL WHY: ends the participants that have not ended, noting why
+  at=0
+  while [ "$at" -lt "$count" ]; do
+    status=
+    { read -r status rest <"$d/rec.$at"; } 2>/dev/null
+    if [ "$status" = - ] && alive "pid.$at"; then
+      read -r why rest <"$d/why.$at"
+      [ "$why" = - ] && printf '%-20s\n' "$2" 1<>"$d/why.$at"
+      kill -s "$1" -- "-$alive_pid" 2>/dev/null
+    fi
+    at=$((at + 1))
+  done
+}
+
+remove() { # ends whatever is left of the attempt $d and removes its folder
+  count=0
+  { read -r count rest <"$d/count"; } 2>/dev/null
+  alive launcher && kill -s KILL "$alive_pid"
+  end_groups KILL sweep
+  end_marked || return 1
+  for fifo in pubs all ack ready; do [ -p "$d/$fifo" ] && notify "$fifo"; done
+  rm -rf "$d"
+}
+
+sweep_others() { # INSTALLATION KEEP...: ends and removes all attempts but those; sets $left to what resisted
+  home=$HOME/.autoperf/$1
+  shift
+  keep=" $* "
+  left=
+  set +f
+  set -- "$home"/*
+  set -f
+  for d in "$@"; do
+    case $keep in *" ${d##*/} "*) continue ;; esac
+    [ -d "$d" ] || continue
+    remove || left="$left ${d##*/}"
+  done
+}
+
+free_space() { df -Pk "$1" | { read -r rest && read -r rest rest rest free rest && printf 'free_kb %s\n' "$free"; }; }
+
+describe() { # prints all that is known of the attempt $d
+  boot_id
+  uptime
+  if [ ! -d "$d" ]; then
+    printf 'state absent\nboot %s\n' "$boot_id"
+    return
+  fi
+  state=lost count=0 npubs=0
+  if [ -e "$d/done" ]; then
+    state=done
+  elif alive launcher; then
+    if [ -e "$d/started" ]; then state=running; else state=parked; fi
+  elif alive preparing; then
+    state=starting
+  elif [ ! -e "$d/started" ]; then
+    state=never
+  fi
+  { read -r count rest <"$d/count"; } 2>/dev/null
+  before=- after=- reason=- clock=- released=-
+  { read -r before rest <"$d/boot0"; } 2>/dev/null
+  { read -r after reason rest <"$d/done"; } 2>/dev/null
+  { read -r clock released rest <"$d/started"; } 2>/dev/null
+  [ "$state" = done ] && [ "$released" = - ] && state=never
+  printf 'state %s\nboot %s\nbefore %s\nafter %s\nreason %s\nuptime %s\nstarted %s %s\nclock %s\n' \
+    "$state" "$boot_id" "$before" "$after" "$reason" "$uptime" "$clock" "$released" "$(date +%s.%N)"
+  at=0
+  while [ "$at" -lt "$count" ]; do
+    status=- ended=- why=-
+    { read -r status ended rest <"$d/rec.$at"; } 2>/dev/null
+    { read -r why rest <"$d/why.$at"; } 2>/dev/null
+    printf 'rec %s %s %s %s\n' "$at" "$status" "$ended" "$why"
+    at=$((at + 1))
+  done
+  free_space "$d"
+}
+
+attempt() { d=$HOME/.autoperf/$1/$2; }
+
+state() { # INSTALLATION UID
+  attempt "$1" "$2"
+  describe
+}
+
+sweep() { # INSTALLATION KEEP...
+  sweep_others "$@"
+  printf 'swept%s\n' "$left"
+}
+
+prepare() { # INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICIPANTS VALUES value...
+  installation=$1 uid=$2 values=${10}
+  if [ $(($# - 10)) -ne "$values" ]; then
+    printf 'failed too-long\n'
+    return
+  fi
+  sweep_others "$installation" "$uid"
+  if [ -n "$left" ]; then
+    printf 'failed leftovers%s\n' "$left"
+    return
+  fi
+  attempt "$installation" "$uid"
+  if [ -d "$d" ]; then
+    found=$(describe)
+    case $found in
+      "state never"*) remove ;; # nothing of it ever started
+      *) printf 'found\n%s\n' "$found"; return ;;
+    esac
+  fi
+  boot_id
+  birth $$
+  if ! why=$(mkdir -p "$HOME/.autoperf/$installation" 2>&1) || ! why=$(mkdir "$d" 2>&1); then
+    if [ -d "$d" ]; then printf 'found\nstate starting\n'; else printf 'failed folder %s\n' "$why"; fi
+    return
+  fi
+  printf '%s\n' "$boot_id" >"$d/boot0"
+  printf '%s %s\n' "$$" "$birth" >"$d/preparing"
+  if ! why=$(cd "$d" && mkdir files 2>&1 && mkfifo events start ready ack pubs all hash 2>&1); then
+    rm -rf "$d"
+    printf 'failed folder %s\n' "$why"
+    return
+  fi
+  exec 3<>"$d/ready"
+  shift 2
+  AUTOPERF_FOLDER=$d setsid /bin/sh -c 'eval "$AUTOPERF_SH"' autoperf launch "$d" "$installation" "$uid" "$@" \
+    </dev/null >"$d/files/$6" 2>&1 3>&- &
+  read -r answer <&3
+  printf '%s\nclock %s\n' "$answer" "$(date +%s.%N)"
+  # An empty answer comes from a sweep, which has removed the folder; there may be another by now.
+  case $answer in taken* | failed*) rm -rf "$d" ;; esac
+}
+
+go() { # INSTALLATION UID: starts a prepared attempt; harmless when it has started
+  attempt "$1" "$2"
+  if [ ! -e "$d/started" ]; then
+    if [ ! -d "$d" ]; then printf 'absent\n'; return; fi
+    exec 3<>"$d/ack"
+    if [ -e "$d/done" ] || ! alive launcher; then printf 'never\n'; return; fi
+    printf 'go\n' 1<>"$d/events"
+    read -r rest <&3
+    exec 3>&-
+  fi
+  if [ -e "$d/started" ]; then
+    read -r clock released <"$d/started"
+    printf 'running %s\n' "$clock"
+  else
+    printf 'never\n'
+  fi
+}
+
+await() { # INSTALLATION UID pubs|all: blocks until the publishers or all participants have ended
+  attempt "$1" "$2"
+  if [ -d "$d" ]; then
+    exec 3<>"$d/$3"
+    [ ! -e "$d/done" ] && alive launcher && read -r rest <&3
+    exec 3>&-
+  fi
+  describe
+}
+
+end() { # INSTALLATION UID grace|sweep WAIT(0|1): ends the participants that are left
+  attempt "$1" "$2"
+  if [ -d "$d" ] && [ ! -e "$d/done" ]; then
+    exec 3<>"$d/all"
+    if alive launcher; then
+      printf 'end %s\n' "$3" 1<>"$d/events"
+      if [ "$4" = 1 ] && [ ! -e "$d/done" ]; then read -r rest <&3; fi
+    else
+      read -r count rest <"$d/count"
+      end_groups KILL "$3"
+      end_marked
+    fi
+    exec 3>&-
+  fi
+  describe
+}
+
+reboot() {
+  run=sudo
+  command -v sudo >/dev/null || run=
+  if out=$(${run:+sudo -n} systemctl reboot 2>&1 </dev/null); then
+    printf 'accepted\n'
+  else
+    printf 'refused %s\n' "$out"
+  fi
+}
+
+probe() { # INSTALLATION UID_OPEN START(0|1) REBOOT(0|1) SECS NENV executable name=value... argument...
+  installation=$1 open=$2 start=$3 reboots=$4 secs=$5 nenv=$6 executable=$7
+  shift 7
+  case $executable in "~/"*) executable=$HOME/${executable#"~/"} ;; esac
+  for need in cat date df env grep head ln ls mkdir mkfifo mv rm setsid sha256sum sleep timeout xargs; do
+    command -v "$need" >/dev/null || printf 'needs %s\n' "$need"
+  done
+  boot_id
+  printf 'boot %s\nclock %s\n' "$boot_id" "$(date +%s.%N)"
+  set +f
+  for d in "$HOME/.autoperf/$installation"/*; do
+    [ -d "$d" ] && [ "${d##*/}" != "$open" ] && printf 'leftover %s\n' "${d##*/}"
+  done
+  busy=$HOME/.autoperf/busy
+  if alive_busy "$busy" && [ "$busy_installation" != "$installation" ]; then
+    printf 'busy %s %s\n' "$busy_installation" "$busy_uid"
+  fi
+  name=${executable##*/}
+  for path in $(grep -lsxF -e "$(printf '%.15s' "$name")" /proc/[0-9]*/comm); do
+    path=${path%/comm}
+    grep -qsF AUTOPERF_FOLDER= "$path/environ" || printf 'foreign %s\n' "${path#/proc/}"
+  done
+  set -f
+  free_space "$HOME"
+  { read -r load rest </proc/loadavg; } && printf 'load %s\n' "$load"
+  { read -r heat </sys/class/thermal/thermal_zone0/temp; } && printf 'millidegrees %s\n' "$heat"
+  command -v vcgencmd >/dev/null && printf 'throttled %s\n' "$(vcgencmd get_throttled </dev/null | head -c 100)"
+  if [ ! -e "$executable" ]; then
+    printf 'executable missing\n'
+  elif [ ! -f "$executable" ] || [ ! -x "$executable" ]; then
+    printf 'executable refused\n'
+  else
+    printf 'executable there\n'
+  fi
+  if [ "$reboots" = 1 ]; then
+    if ! command -v sudo >/dev/null; then
+      if [ "$(id -u)" = 0 ]; then printf 'reboot yes\n'; else printf 'reboot no there is no sudo\n'; fi
+    elif out=$(sudo -n -l systemctl reboot 2>&1 </dev/null) || sudo -n true </dev/null; then
+      printf 'reboot yes\n'
+    else
+      printf 'reboot no %s\n' "$(printf '%s' "$out" | head -c 300 | head -n 1)"
+    fi
+  fi
+  [ "$start" = 1 ] || return 0
+  printf 'kernel %s\narch %s\nhostname %s\ncpus %s\n' \
+    "$(uname -r)" "$(uname -m)" "$(uname -n)" "$(getconf _NPROCESSORS_ONLN)"
+  if [ -r /etc/os-release ]; then
+    while read -r line; do
+      case $line in PRETTY_NAME=*) printf 'os %s\n' "${line#PRETTY_NAME=}" ;; esac
+    done </etc/os-release
+  fi
+  if [ -n "${XDG_SESSION_ID-}" ] && [ "$(id -u)" != 0 ] && command -v loginctl >/dev/null; then
+    printf 'logind %s\n' "$(loginctl show-session -p KillUserProcesses </dev/null | head -c 100)"
+  fi
+  [ -x "$executable" ] || return 0
+  # Standard output carries the program's text, so its exit status comes the other way round.
+  at=0
+  for value in "$@"; do
+    [ "$at" = 0 ] && set -- env
+    [ "$at" = "$nenv" ] && set -- "$@" /bin/sh -c 'exec "$@"' sh "$executable"
+    set -- "$@" "$value"
+    at=$((at + 1))
+  done
+  [ "$at" -gt "$nenv" ] || set -- "$@" /bin/sh -c 'exec "$@"' sh "$executable"
+  [ "$1" = env ] || set -- env "$@"
+  unset AUTOPERF_SH
+  printf 'output\n'
+  exec 4>&1
+  status=$({ { cd "$HOME" && timeout -k 2 "$secs" "$@" </dev/null 3>&- 4>&-; printf '%s' "$?" >&3; } 2>&1 |
+    head -c 65536 >&4; } 3>&1)
+  printf '\nexit %s\n' "$status"
+}
+
+alive_busy() { # FILE: sets who holds the machine; false when nobody living does
+  busy_installation= busy_uid= busy_pid= busy_birth= busy_boot=
+  { read -r busy_installation busy_uid busy_pid busy_birth busy_boot rest <"$1"; } 2>/dev/null || return 1
+  boot_id
+  [ "$busy_boot" = "$boot_id" ] && birth "$busy_pid" && [ "$birth" = "$busy_birth" ]
+}
+
+take_machine() { # one attempt at a time on a machine, whoever's; a dead holder's mark is moved away
+  busy=$HOME/.autoperf/busy
+  printf '%s\n' "$installation $uid $$ $birth $boot_id" >"$busy.$$"
+  taken=1
+  for try in 1 2 3; do
+    if ln "$busy.$$" "$busy" 2>/dev/null; then taken=0; break; fi
+    if alive_busy "$busy"; then break; fi
+    mv "$busy" "$busy.dead" 2>/dev/null
+    if alive_busy "$busy.dead"; then ln "$busy.dead" "$busy"; fi # another was quicker: give it back
+  done
+  rm -f "$busy.$$"
+  return "$taken"
+}
+
+timer() { # SECS EVENT: sets $timer
+  (
+    sleeper=
+    trap '[ -n "$sleeper" ] && kill "$sleeper"; exit 0' TERM
+    exec 6>&- 7>&- 8>&- 9>&-
+    sleep "$1" 5>&- &
+    sleeper=$!
+    wait "$sleeper"
+    printf '%s\n' "$2" >&5
+  ) &
+  timer=$!
+}
+
+guard() { # SECS: ends everything at the hard stop even when the launcher is gone; sets $guard
+  (
+    sleeper=
+    trap '[ -n "$sleeper" ] && kill "$sleeper"; exit 0' TERM
+    exec 6>&- 7>&- 8>&- 9>&-
+    sleep "$1" 5>&- &
+    sleeper=$!
+    wait "$sleeper"
+    end_groups KILL deadline
+    printf 'hard\n' >&5
+    notify pubs
+    notify all
+  ) &
+  guard=$!
+}
+
+supervise() { # N ROLE STDOUT STDERR command...: starts one participant parked, waits for it, records its end
+  number=$1 role=$2 out=$3 err=$4
+  shift 4
+  exec 6>&- 7>&- 9>&-
+  ulimit -f "$limit" 2>/dev/null
+  setsid env "$@" </dev/null >"$d/files/$out" 2>"$d/files/$err" 5>&- &
+  pid=$!
+  birth "$pid"
+  printf '%s %s\n' "$pid" "$birth" >"$d/pid.$number"
+  printf 'spawned\n' >&5
+  wait "$pid"
+  status=$?
+  uptime
+  kill -s KILL -- "-$pid" 2>/dev/null # what it left in its group
+  printf '%-40s\n' "$status $uptime" 1<>"$d/rec.$number"
+  printf 'ended %s\n' "$role" >&5
+}
+
+launch() { # FOLDER INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICIPANTS VALUES value...
+  d=$1 installation=$2 uid=$3 deadline=$4 stop=$5 hard=$6 parked=$7 limit=$8 participants=${10}
+  shift 11
+  unset AUTOPERF_SH
+  cd "$d/files" || exit 1
+  exec 5<>"$d/events" 6<>"$d/pubs" 7<>"$d/all" 9<>"$d/ack"
+  trap 'printf "failed launcher\n" 1<>"$d/ready"' EXIT
+  boot_id
+  birth $$
+  printf '%s %s\n' "$$" "$birth" >"$d/launcher"
+  if ! take_machine; then
+    trap - EXIT
+    printf 'taken %s %s\n' "$busy_installation" "$busy_uid" 1<>"$d/ready"
+    exit 0
+  fi
+  printf '%-100s\n' - >"$d/end"
+  printf '%s\n' "$participants" >"$d/count"
+
+  count=0 pubs=0 field=0 missing=0
+  for value in "$@"; do
+    if [ "$missing" -eq 0 ]; then # five fields stand in front of each participant's own values
+      field=$((field + 1))
+      case $field in
+        1) role=$value; set -- ;;
+        2) out=$value ;;
+        3) err=$value ;;
+        4) nenv=$value ;;
+        5) missing=$value ;;
+      esac
+      continue
+    fi
+    if [ "$#" -eq "$nenv" ]; then
+      case $value in "~/"*) value=$HOME/${value#"~/"} ;; esac
+      set -- "$@" "AUTOPERF_UID=$uid" /bin/sh -c ': <"$0" && exec "$@"' "$d/start"
+    fi
+    set -- "$@" "$value"
+    missing=$((missing - 1))
+    [ "$missing" -eq 0 ] || continue
+    printf '%-40s\n' - >"$d/rec.$count"
+    printf '%-20s\n' - >"$d/why.$count"
+    supervise "$count" "$role" "$out" "$err" "$@" &
+    [ "$role" = pub ] && pubs=$((pubs + 1))
+    count=$((count + 1)) field=0
+    set --
+  done
+  if [ "$count" -ne "$participants" ] || ! read -r rest <"$d/why.$((count - 1))"; then
+    end_groups KILL sweep
+    rm -f "$HOME/.autoperf/busy"
+    exit 1
+  fi
+
+  timer "$parked" late
+  live=$count spawned=0 released= reason=finished guard=
+  while [ "$live" -gt 0 ]; do
+    read -r event value <&5
+    case $event in
+      spawned)
+        spawned=$((spawned + 1))
+        if [ "$spawned" -eq "$count" ]; then
+          trap - EXIT
+          printf 'parked\n' 1<>"$d/ready"
+        fi
+        ;;
+      go)
+        if [ -z "$released" ]; then
+          released=yes
+          kill "$timer" 2>/dev/null
+          uptime
+          printf '%s %s\n' "$(date +%s.%N)" "$uptime" >"$d/started"
+          exec 8<>"$d/start" # every parked participant is released by this
+          notify ack
+          guard "$hard"
+          timer "$deadline" deadline
+        fi
+        ;;
+      ended)
+        live=$((live - 1))
+        if [ "$value" = pub ]; then
+          pubs=$((pubs - 1))
+          [ "$pubs" -eq 0 ] && notify pubs
+        fi
+        ;;
+      late)
+        timer=
+        if [ -z "$released" ]; then
+          reason=never
+          end_groups KILL sweep
+        fi
+        ;;
+      deadline | end)
+        [ "$event" = end ] && kill $timer 2>/dev/null
+        end_groups TERM "${value:-deadline}"
+        timer "$stop" kill
+        ;;
+      kill)
+        timer=
+        end_groups KILL deadline
+        ;;
+      hard)
+        guard=
+        break
+        ;;
+    esac
+  done
+  kill $timer $guard 2>/dev/null
+  marked
+  for path in $marked; do # what left its group but still carries the mark; the launcher's own have no uid
+    path=${path#/proc/}
+    path=${path%/environ}
+    grep -qsF "AUTOPERF_UID=$uid" "/proc/$path/environ" && kill -s KILL "$path"
+  done
+  boot_id
+  printf '%-100s\n' "$boot_id $reason" 1<>"$d/end"
+  rm -f "$HOME/.autoperf/busy"
+  mv "$d/end" "$d/done"
+  notify ack
+  notify pubs
+  notify all
+}
+
+fetch() { # INSTALLATION UID LIMIT SLOW(0|1) NAME...: a manifest, the bytes of all files, then their hashes
+  attempt "$1" "$2"
+  limit=$3 slow=$4
+  shift 4
+  if ! cd "$d/files" || [ ! -p "$d/hash" ]; then
+    printf 'answer 1 0\n'
+    return
+  fi
+  listing=$(ls -lnd "$@")
+  manifest= whole= part=
+  IFS=$newline
+  set -- $listing
+  IFS=$blanks
+  for line in "$@"; do # mode links uid gid size month day time name
+    set -- $line
+    case $1 in
+      -*)
+        size=$5
+        while [ "$#" -gt 1 ]; do shift; done
+        if [ ! -r "$1" ]; then
+          manifest="${manifest}unreadable 0 $1$newline"
+        elif [ "$size" -gt "$limit" ]; then
+          manifest="${manifest}cut $limit $1$newline" part="$part $limit $1"
+        elif [ "$slow" = 1 ]; then # it changed while it was read before
+          manifest="${manifest}whole $size $1$newline" part="$part $size $1"
+        else
+          manifest="${manifest}whole $size $1$newline" whole="$whole $1"
+        fi
+        ;;
+      *) manifest="${manifest}irregular 0 ${9-}$newline" ;;
+    esac
+  done
+  # Hashing goes on beside the sending: on a slow processor it would cost as much again.
+  exec 9<>"$d/hash"
+  {
+    [ -n "$whole" ] && sha256sum $whole
+    set -- $part
+    while [ "$#" -gt 1 ]; do
+      printf '%s %s\n' "$(head -c "$1" "$2" | sha256sum | head -c 64)" "$2"
+      shift 2
+    done
+    printf 'end\n'
+  } >&9 &
+  printf 'answer 0 %s\n%s' "${#manifest}" "$manifest"
+  [ -n "$whole" ] && cat $whole
+  set -- $part
+  while [ "$#" -gt 1 ]; do
+    head -c "$1" "$2"
+    shift 2
+  done
+  hashes=
+  while read -r line <&9 && [ "$line" != end ]; do hashes="$hashes$line$newline"; done
+  printf 'answer 0 %s\n%s' "${#hashes}" "$hashes"
+}
+
+serve() {
+  exec 2>/dev/null
+  printf '\nautoperf ready\n'
+  while read -r verb size rest; do
+    case $verb in
+      fetch)
+        (fetch $rest)
+        continue
+        ;;
+      state | sweep | go | await | end | reboot) out=$("$verb" $rest) ;;
+      prepare | probe)
+        out=$(head -c "$size" | xargs -0 -x -n 100000 -s 1900000 \
+          /bin/sh -c 'eval "$AUTOPERF_SH"' autoperf "$verb" $rest)
+        ;;
+      *) out= ; false ;;
+    esac
+    printf 'answer %s %s\n%s' "$?" "${#out}" "$out"
+  done
+}
+
+case ${1-serve} in
+  serve) serve ;;
+  prepare | probe | launch) "$@" ;;
+esac
