@@ -1,7 +1,8 @@
 """The labs as fixtures; knows which tests need one, promises clean machines at the start of each test.
 
 `loopback_lab`: two new machines a test (another number by indirect parametrisation).
-`container_lab`: two machines and a controller, built once, healed and booted between tests.
+`container_lab`: four machines and a controller with the project installed, built once a session; each test
+finds them freshly booted with new disks and a healed network.
 Where a lab cannot be had its tests are skipped with the reason; AUTOPERF_REQUIRE_CONTAINER=1 makes a missing
 container lab a failure instead. Everything of a lab is imported only when a test asks for it.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from autoperfd.lab.container import ContainerLab
     from autoperfd.lab.loopback import LoopbackLab
 
+PROJECT = Path(__file__).parent.parent
 LABS = {"loopback_lab": pytest.mark.lab, "container_lab": pytest.mark.container}
 
 
@@ -51,7 +53,10 @@ def built_container_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
         if os.environ.get("AUTOPERF_REQUIRE_CONTAINER") == "1":
             pytest.fail(f"the container lab is required here, but {reason}")
         pytest.skip(f"container lab: {reason}")
-    with ContainerLab(tmp_path_factory.mktemp("container_lab"), machines=2, controller=True) as lab:
+    lab = ContainerLab(tmp_path_factory.mktemp("container_lab"), machines=4, controller=True)
+    if (PROJECT / "Makefile").exists():
+        lab.install_controller(PROJECT)
+    with lab:
         yield lab
 
 

@@ -258,7 +258,7 @@ class _Reader:
             return None
         warnings: list[str] = []
         tool = self._tool(values["tool"], where)
-        machines = self._machines(values.get("slave_machines", []), (*where, "slave_machines"))
+        machines = self._machines(values.get("slave_machines"), (*where, "slave_machines"))
         space = self._space(values, tool, where, warnings)
         self._order(values, where, warnings)
         if space is None or tool is None or self.report.count > before:
@@ -328,7 +328,10 @@ class _Reader:
     def _product(
         self, found: object, rcg: bool, tool: Tool | None, where: Where, warnings: list[str]
     ) -> Product | None:
-        rows = [Row(key.name, anything, REQUIRED if key.required else [], key.meaning) for key in KEYS]
+        rows = [
+            Row(key.name, anything, REQUIRED if key.required else [], f"a list of values ({key.meaning})")
+            for key in KEYS
+        ]
         before = self.report.count
         values = walk(found, rows, where, self.report, _ELSEWHERE)
         axes = []
@@ -361,8 +364,8 @@ class _Reader:
             return None
         name = tool.name if tool else ""
         if allowed is None or allowed.never:
-            reason = f": {allowed.never}" if allowed else ""
-            self.report.add(where, show(found), f"nothing: {name} has no such setting{reason}", "remove it or write []")
+            expected = f"nothing: {_never(allowed, key.name, name)}"
+            self.report.add(where, show(found), expected, "remove it or write []")
             return None
         try:
             values, left_out = _values(key, found, rcg, allowed, name)
@@ -383,7 +386,9 @@ class _Reader:
         for i, name in enumerate(found):
             place = (*where, i)
             try:
-                settings = parse_name(name) if isinstance(name, str) else {}
+                if not isinstance(name, str):
+                    raise ValueError(f"like {pattern()}")
+                settings = parse_name(name)
                 wrong = _refusal_of_test(settings, tool)
             except ValueError as error:
                 wrong = str(error)
@@ -391,7 +396,7 @@ class _Reader:
             if written in names:
                 wrong = f"it is the same as tests[{names[written]}]; each test once"
             if wrong:
-                self.report.add(place, show(name), f"a test name: {show_text(wrong)}", words=str(name))
+                self.report.add(place, show(name), f"a test name: {show_text(wrong)}", words=show(name))
             else:
                 names[written] = i
         return Listing(tuple(names))
@@ -412,8 +417,9 @@ class _Reader:
             number = counts[key, reason]
             others = f" and {number - len(names)} more" if number > len(names) and exhaustive else ""
             others = others or ("" if exhaustive else " and others")
-            suggestion = "put such combinations into an experiment of their own with values that go together"
-            self.report.add((*where, key), ", ".join(names) + others, show_text(reason), suggestion)
+            expected = f"combinations {tool.name} can take: {show_text(reason)}"
+            suggestion = "give values that do not go together an experiment each"
+            self.report.add((*where, key), ", ".join(names) + others, expected, suggestion)
 
     def _resuming(self, name: str, sweep: Sweep, where: Where, warnings: list[str]) -> None:
         if not name:
@@ -428,6 +434,8 @@ class _Reader:
     # ------------------------------------------------------------ on which machines
 
     def _machines(self, found: object, where: Where) -> list[Machine]:
+        if found is None:
+            return []  # reported as missing
         if isinstance(found, dict):
             self.report.add(where, "a table", "[[experiments.slave_machines]]", "double the brackets")
             return []
@@ -615,6 +623,11 @@ def _refusal(key: Key, value: object, forbidden: Sequence[tuple[int, int, str]],
     return ""
 
 
+def _never(allowed: Allowed | None, key: str, tool: str) -> str:
+    """Why a tool cannot be given a setting at all."""
+    return allowed.never if allowed else f"{tool} has no {key}"
+
+
 def _refusal_of_test(settings: Settings, tool: Tool | None) -> str:
     """Why a listed test cannot be tried; "" when it can."""
     for key in KEYS:
@@ -624,7 +637,7 @@ def _refusal_of_test(settings: Settings, tool: Tool | None) -> str:
             continue
         allowed = tool.allowed(key.name)
         if allowed is None or allowed.never:
-            return f"{tool.name} has no {key.name}" + (f": {allowed.never}" if allowed else "")
+            return _never(allowed, key.name, tool.name)
         refusal = _refusal(key, settings[key.name], _forbidden(key, allowed), tool.name)
         if refusal:
             return f"{key.name} must be {refusal}"

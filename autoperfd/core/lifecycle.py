@@ -254,6 +254,11 @@ class Life:
             self.cursor += 1
         return self.cursor < self.sweep.count
 
+    def is_ahead(self, test: str) -> bool:
+        """Whether the sweep has yet to come to a test."""
+        index = self.sweep.index_of(test)
+        return index is not None and index >= self.cursor
+
     def remaining(self) -> int:
         """How many tests need a verdict still."""
         ahead = self.sweep.count - self.cursor - len(self.decided_ahead)

@@ -15,6 +15,7 @@ from typing import Any
 
 import tomli
 
+from autoperfd.core.text import safe_lines
 from autoperfd.errors import ConfigError, Problem
 
 MOST_PROBLEMS = 200  # listed one by one; a file with more is told how many more
@@ -74,6 +75,8 @@ class Lines:
             if header := _HEADER.match(line):
                 here = self._resolve(_parts(header.group(2)), counts, bool(header.group(1)))
                 self._lines.setdefault(here, number)
+                if here[-1:] == (0,):
+                    self._lines.setdefault(here[:-1], number)
             elif assigned := _ASSIGNED.match(line):
                 self._lines.setdefault(here + _parts(assigned.group(1)), number)
 
@@ -326,8 +329,8 @@ def show(found: object) -> str:
 
 
 def show_text(words: str) -> str:
-    """Words of others with everything that is not printable written as an escape."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in words[:300])
+    """Words of others on one line, at most 300 characters, what is not plain written as an escape."""
+    return safe_lines(words[:300]).replace("\n", "\\n")
 
 
 def _short(words: str) -> str:

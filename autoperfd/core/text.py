@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-_REFUSED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # controls, bidi and other format marks, surrogates, unassigned
+_REFUSED = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # controls, bidi marks, surrogates, unassigned
 
 
 def safe(text: str, limit: int = 2000) -> str:
@@ -13,9 +13,7 @@ def safe(text: str, limit: int = 2000) -> str:
     Refused characters are shown as escapes (\\x1b, \\u202e), line breaks and tabs as spaces.
     """
     cut = text[:limit]
-    shown = "".join(
-        " " if char in "\n\r\t" else char if _plain(char) else _escaped(char) for char in cut
-    ).strip()
+    shown = "".join(" " if char in "\n\r\t" else char if _plain(char) else _escaped(char) for char in cut).strip()
     shown = shown[:limit]
     return shown + " …" if len(text) > limit else shown
 

@@ -1,15 +1,18 @@
-"""Knows how to look at an experiment file before it runs: its problems, its size, who would run what. No daemon needed."""
+"""Knows how to look at an experiment file before it runs: problems, size, who would run what. Needs no daemon."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
+from collections import Counter
 from collections.abc import Collection, Iterator
-from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from autoperfd.core.config import Experiment, read_experiments
-from autoperfd.core.plan import Plan, Setting
+from autoperfd.core.names import test_name
+from autoperfd.core.plan import Plan, Setting, Settings, distribute
 from autoperfd.daemon.views import duration
 from autoperfd.errors import AutoperfError
 from autoperfd.tools import TOOLS
@@ -18,7 +21,12 @@ MAX_BYTES = 1024 * 1024  # of an experiment file
 DOMAIN = 1  # stands for the one each attempt leases
 
 _SAMPLES = 1000  # tests looked at to estimate the hours and to find warnings
-_MOST_WARNINGS = 8
+
+
+@runtime_checkable
+class _Warns(Protocol):
+    def warnings(self, settings: Settings) -> list[str]:
+        """Sentences about what a test with these settings may do unasked."""
 
 
 def read(file: str, power: Collection[str]) -> tuple[bytes, tuple[Experiment, ...]]:
@@ -93,11 +101,12 @@ def _experiment(experiment: Experiment) -> Iterator[str]:
     for i, machine in enumerate(experiment.machines):
         where = f"{machine.username}@{machine.ip} port {machine.port}"
         yield f"  {'machines' if i == 0 else '        '}  {machine.name} ({machine.allocation}): {where}"
-    yield f"  {'e.g.' if drawn else 'first'}".ljust(12) + plan.test_name
+    yield f"  {'such as' if drawn else 'first'}".ljust(12) + plan.test_name
     if not drawn and count > 1:
         yield f"  last      {sweep.name_at(count - 1)}"
+    yield from _distribution(experiment)
     yield ""
-    yield "  In that test run (the DDS domain is leased for each attempt; 1 stands for it):"
+    yield f"  Command lines of that test (each attempt leases its own DDS domain; {DOMAIN} stands for it):"
     for name in plan.machines():
         participants = plan.on(name)
         yield f"    {name}: {', '.join(p.name for p in participants)}"
@@ -106,6 +115,17 @@ def _experiment(experiment: Experiment) -> Iterator[str]:
             yield f"      {shlex.join([*words, *participant.argv])}"
     for warning in _warnings(experiment):
         yield f"! {warning}"
+
+
+def _distribution(experiment: Experiment) -> Iterator[str]:
+    """Who runs how many participants of the test that has the most of them."""
+    biggest = max(_sampled(experiment), key=lambda test: test["pub_count"] + test["sub_count"])
+    places = distribute(int(biggest["pub_count"]), int(biggest["sub_count"]), experiment.machines)
+    counts = [Counter(names) for names in places]
+    yield f"  biggest   {test_name(biggest)}"
+    for machine in experiment.machines:
+        parts = [f"{count[machine.name]} {role}" for count, role in zip(counts, ("pub", "sub"), strict=True)]
+        yield f"            {machine.name} runs {' and '.join(part for part in parts if part[0] != '0') or 'nothing'}"
 
 
 def _plan(experiment: Experiment, settings: dict[str, Setting], name: str) -> Plan:
@@ -126,14 +146,19 @@ def _measuring_secs(experiment: Experiment) -> float:
 
 
 def _warnings(experiment: Experiment) -> list[str]:
+    """The experiment's own warnings, and the tool's about its tests: one of each kind, whatever the numbers in it."""
     tool = TOOLS[experiment.tool]
-    found = dict.fromkeys(experiment.warnings)
-    for test in _sampled(experiment):
-        found.update(dict.fromkeys(tool.warnings(test)))
-    warnings = list(found)
-    if len(warnings) > _MOST_WARNINGS:
-        warnings[_MOST_WARNINGS:] = [f"... and {len(warnings) - _MOST_WARNINGS} more warnings"]
-    return warnings
+    if not isinstance(tool, _Warns):
+        return list(experiment.warnings)
+    tests = _sampled(experiment)
+    kinds: dict[str, list[str]] = {}
+    for test in tests:
+        for warning in tool.warnings(test):
+            kinds.setdefault(re.sub("[0-9]+", "0", warning), []).append(f"{test_name(test)}: {warning}")
+    return [
+        *experiment.warnings,
+        *(f"{found[0]} (such a warning for {len(found)} of {len(tests)} tests)" for found in kinds.values()),
+    ]
 
 
 def _hours(secs: float) -> str:

@@ -37,6 +37,13 @@ def _quick_status(words: list[str]) -> int | None:
 
     try:
         reply = client.ask(os.environ.get("AUTOPERF_RUNTIME_DIR") or RUNTIME, "status")
-    except (OSError, ValueError):
+    except TimeoutError:
+        terminal.complain("the daemon does not answer in time", "Look at `systemctl status autoperfd`")
+        return 1
+    except (OSError, ValueError):  # the long way finds out more: another place, or what is remembered
         return None
     return terminal.print_reply(reply, as_json=len(words) == 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

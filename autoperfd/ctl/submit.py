@@ -11,7 +11,8 @@ from pathlib import Path
 from autoperfd.errors import AutoperfError
 
 WAIT_SECS = 30.0
-_PAUSE_SECS = 0.1
+_PAUSE_SECS = 0.2
+_UNTOLD_SECS = 5.0  # a rejection is written within this after the file was taken
 _MOST_REASON = 64 * 1024
 
 Listing = Callable[[], dict[str, object] | None]  # the daemon's `list` data; None: it cannot be asked
@@ -44,10 +45,12 @@ def fate(name: str, queue: Path, listing: Listing, wait_secs: float = WAIT_SECS)
 
     "waiting": still in the queue when the time was over; "unknown": taken, and the daemon cannot be asked.
     """
-    deadline = time.monotonic() + wait_secs
+    deadline, untold = time.monotonic() + wait_secs, False
     while True:
         gone = not (queue / name).exists()
         listed = listing()
+        if gone and listed is None and not untold:
+            untold, deadline = True, min(deadline, time.monotonic() + _UNTOLD_SECS)
         if listed is not None:
             verdict = _listed(listed, name)
             if verdict is not None:
@@ -55,7 +58,7 @@ def fate(name: str, queue: Path, listing: Listing, wait_secs: float = WAIT_SECS)
         reason = _rejection(queue, name)
         if reason is not None:
             return "rejected", reason
-        if time.monotonic() >= deadline or (listed is None and not gone and wait_secs == 0):
+        if time.monotonic() >= deadline:
             return ("unknown", "") if gone else ("waiting", "")
         time.sleep(_PAUSE_SECS)
 
@@ -71,7 +74,7 @@ def _listed(listed: dict[str, object], name: str) -> tuple[str, str] | None:
 def _rejection(queue: Path, name: str) -> str | None:
     try:
         with (queue / "rejected" / f"{name}.error.txt").open("rb") as file:
-            return file.read(_MOST_REASON).decode("utf-8", "replace").strip()
+            return file.read(_MOST_REASON).decode("utf-8", "replace").strip() or None
     except OSError:
         return None
 

@@ -52,9 +52,9 @@ def printable(text: str) -> str:
     """`text` with all but newlines escaped where a terminal would obey it."""
     if text.replace("\n", "").isprintable():
         return text
-    from autoperfd.daemon.views import escaped
+    from autoperfd.core.text import safe_lines
 
-    return "\n".join(escaped(line) for line in text.split("\n"))
+    return safe_lines(text, len(text))
 
 
 def coloured() -> bool:

@@ -13,7 +13,7 @@ from autoperfd.errors import AutoperfError
 
 ADVICE = "Compare with what `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` says on the machine itself."
 
-AskDaemon = Callable[[str, dict[str, object]], Mapping[str, object]]
+AskDaemon = Callable[[str, dict[str, object]], Mapping[str, object]]  # the whole reply; raises on a refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Offer:
 
 def offers(machines: Sequence[Mapping[str, object]], ask: AskDaemon) -> list[Offer]:
     """Let the daemon look at machines ({name, host, port}) and say which keys they offer. No login happens."""
-    data = ask("scan", {"machines": [dict(machine) for machine in machines]})
-    found = data.get("machines")
+    data = ask("scan", {"machines": [dict(machine) for machine in machines]}).get("data")
+    found = data.get("machines") if isinstance(data, Mapping) else None
     if not isinstance(found, list):
         raise AutoperfError("the daemon's answer to a scan makes no sense")
     return [_offer(item) for item in found if isinstance(item, dict)]

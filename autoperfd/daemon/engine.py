@@ -21,11 +21,14 @@ from autoperfd.core.config import Experiment, continued, read_document, why_anot
 from autoperfd.core.lifecycle import Life, Step, Tuning, advance, begin, end
 from autoperfd.core.names import KEYS
 from autoperfd.core.plan import Machine, Tool
+from autoperfd.core.policy import KEPT
 from autoperfd.core.settings import DaemonSettings
 from autoperfd.daemon import files, notify, store
+from autoperfd.daemon.control import Question
 from autoperfd.daemon.exports import Exports
 from autoperfd.daemon.pins import PinBook
 from autoperfd.daemon.store import (
+    AttemptRow,
     ExperimentRow,
     Happened,
     OutboxRow,
@@ -55,15 +58,6 @@ class Work(Protocol):
     def give_up_overdue(self) -> list[Answer]: ...
 
 
-class Asked(Protocol):
-    """A command somebody waits for (see control.Question)."""
-
-    command: str
-    args: Mapping[str, Any]
-
-    def take(self) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A file of the queue: what it says, and where the verdict goes. `documents`: one JSON text an experiment."""
@@ -72,6 +66,7 @@ class Offer:
     data: bytes
     documents: tuple[str, ...]
     owner: int
+    histories: tuple[list[AttemptRow], ...]  # an experiment each: what an unknown results folder tells
     answer: Callable[[tuple[Problem, ...] | AutoperfError], None]  # after the commit: () accepted; error: ask again
 
 
@@ -96,7 +91,7 @@ class Stop:
     """The daemon is asked to end; attempts on machines live on."""
 
 
-Message = Answer | Crash | Offer | Rejected | Delivered | Stop | Asked
+Message = Answer | Crash | Offer | Rejected | Delivered | Stop | Question
 
 
 @dataclass(slots=True)
@@ -138,7 +133,7 @@ class Engine:
         *,
         send: Callable[[notify.Message], None] | None,
         pins: PinBook,
-        answer: Callable[[Engine, Asked], None],
+        answer: Callable[[Engine, Question], None],
         key_problem: Callable[[Machine], str],
         controller: str = "",
     ) -> None:
@@ -173,6 +168,9 @@ class Engine:
             life.restore(loaded.lives[row.id])
             life.requeued.extend(loaded.requeued.get(row.id, ()))
             life.decided_ahead.update(self.store.decided_from(row.id, life.cursor))
+            life.decided_ahead.update(r.test for r in life.requeued if life.is_ahead(r.test))
+            if life.index >= life.cursor:
+                life.decided_ahead.add(life.test)
             open_attempt = loaded.open_attempts.get(row.id)
             if open_attempt is not None:
                 life.plan = store.plan_of(open_attempt)
@@ -243,7 +241,7 @@ class Engine:
             if step.order is not None:
                 folder = self.results / entry.row.folder
                 self.workers.start(life.id, life.ticket, step.order, folder, life.experiment.tool)
-        self._log_step(entry, event, step)
+        self._log_step(entry, test or life.test, event, step)
         self.changed = True
         if step.reschedule:
             self.schedule()
@@ -348,27 +346,27 @@ class Engine:
 
     def _offered(self, offer: Offer) -> None:
         problems: list[Problem] = []
-        accepted: list[tuple[Experiment, str, Entry | None]] = []
-        for document in offer.documents:
+        accepted: list[tuple[Experiment, str, Entry | None, list[AttemptRow]]] = []
+        for document, history in zip(offer.documents, offer.histories, strict=True):
             experiment = self._read(document, offer.file)
             known = next((e for e in self.entries.values() if e.row.name == experiment.name), None)
             problems += self._objections(offer.file, experiment, known)
-            accepted.append((experiment, document, known))
+            accepted.append((experiment, document, known, history))
         if problems:
             error = ConfigError(problems)
             self._rejected(offer.file, str(error))
             offer.answer(tuple(problems))
             return
         try:
-            for experiment, document, known in accepted:
+            for experiment, document, known, history in accepted:
                 if known is None:
-                    self._accept(experiment, document, offer)
+                    self._accept(experiment, document, offer, history)
                 else:
                     self._redrop(known, experiment, document)
         except DiskError as error:
             offer.answer(error)
             return
-        names = tuple(experiment.name for experiment, _, _ in accepted)
+        names = tuple(experiment.name for experiment, *_ in accepted)
         self._note_intake(Intake(offer.file, True, "accepted", self.clock.wall(), names))
         offer.answer(())
         self.schedule()
@@ -389,7 +387,7 @@ class Engine:
                 problems.append(Problem(file, 0, key, machine.ssh_key_path, "a key the daemon can read", why))
         return problems
 
-    def _accept(self, experiment: Experiment, document: str, offer: Offer) -> None:
+    def _accept(self, experiment: Experiment, document: str, offer: Offer, told: list[AttemptRow]) -> None:
         number = max(self.entries, default=0) + 1
         taken = {entry.row.folder for entry in self.entries.values()}
         folder, count = experiment.folder, 1
@@ -418,7 +416,25 @@ class Engine:
             life.cursor = life.sweep.index_of(resuming) or 0
             note += f"; starts at {resuming}, the {life.cursor} tests before it are not run"
         history = SaveHistory(row.accepted, number, "", "accepted", "", "idle", note)
-        self.store.commit([row, SaveLife(number, life.to_json()), history])
+        writes: list[store.Write] = [replace(attempt, experiment=number) for attempt in told]
+        for test, attempts in _decided(told).items():
+            index, last = life.sweep.index_of(test), attempts[-1]
+            if index is None:
+                continue
+            if index >= life.cursor:
+                life.decided_ahead.add(test)
+            if last.status in KEPT:
+                life.succeeded += 1
+                change: m.Change = m.TestDecided(
+                    test=test, index=index, status=last.status, attempts=last.number, wall=row.accepted
+                )
+            else:
+                # It is tried again, under numbers that are not taken.
+                change = m.Requeued(test=test, number=max(a.number for a in attempts), charged=0, first=False)
+                life.requeued.append(change)
+            writes.append(Happened(number, change))
+        life.attempts = len(told)
+        self.store.commit([row, SaveLife(number, life.to_json()), history, *writes])
         self.entries[number] = entry = Entry(row, life, self._exports(row, life, ""))
         self._export(entry)
         self.changed = True
@@ -551,7 +567,7 @@ class Engine:
 
     def _read(self, document: str, file: str) -> Experiment:
         raw = json.loads(document)
-        (experiment,) = read_document({"experiments": [raw]}, "", file, self.tools, self.settings.power)
+        (experiment,) = read_document({"experiments": [raw]}, "", file, self.tools, self.settings.power, accepted=True)
         return experiment
 
     def _life(self, row: ExperimentRow) -> Life:
@@ -604,8 +620,16 @@ class Engine:
         for name in entry.exports.taken_aside():
             self.attention = [*self.attention[-9:], f"{entry.row.name}: an edited copy was kept as {name}"]
 
-    def _log_step(self, entry: Entry, event: m.Event, step: Step) -> None:
-        test = f" {entry.life.test}" if entry.life.test else ""
+    def _log_step(self, entry: Entry, test: str, event: m.Event, step: Step) -> None:
+        about = f" {test}" if test else ""
         reason = getattr(event, "reason", "") or getattr(getattr(event, "result", None), "reason", "")
         tail = f": {reason}" if reason else ""
-        log.info("%s:%s %s, %s -> %s%s", entry.row.name, test, step.event, step.before, step.after, tail)
+        log.info("%s:%s %s, %s -> %s%s", entry.row.name, about, step.event, step.before, step.after, tail)
+
+
+def _decided(rows: Sequence[AttemptRow]) -> dict[str, list[AttemptRow]]:
+    """Imported attempts by test, the one that counts last."""
+    tests: dict[str, list[AttemptRow]] = {}
+    for row in sorted(rows, key=lambda row: (row.status in KEPT, row.number)):
+        tests.setdefault(row.test, []).append(row)
+    return tests

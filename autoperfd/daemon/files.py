@@ -59,14 +59,13 @@ def replace_in(folder: int, name: str, data: bytes | Iterable[bytes], mode: int 
 
 def make_folder(path: Path, mode: int = 0o750) -> None:
     """Make a folder and those above it, durably; fine where it is there. Raises DiskError."""
+    missing, above = [], path
     try:
-        missing = []
-        while not path.is_dir():
-            missing.append(path)
-            path = path.parent
+        while not above.is_dir():
+            missing.append(above)
+            above = above.parent
         for folder in reversed(missing):
-            with suppress(FileExistsError):
-                folder.mkdir(mode)
+            folder.mkdir(mode, exist_ok=True)
             sync_folder(folder.parent)
     except OSError as error:
         raise _disk_error(f"cannot make the folder {path}", error) from error

@@ -18,22 +18,28 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import autoperfd
+from autoperfd.core.config import Experiment
+from autoperfd.core.plan import Machine
 from autoperfd.core.settings import DaemonSettings, read_settings
+from autoperfd.core.text import safe_lines
 from autoperfd.daemon import commands, condition, files, notify, views
-from autoperfd.daemon.control import Control, asker
+from autoperfd.daemon.control import Ask, Control, Reply, Who, asker
 from autoperfd.daemon.engine import Delivered, Engine, Offer, Rejected, Stop
+from autoperfd.daemon.imports import read_history
 from autoperfd.daemon.parse import read_limited
 from autoperfd.daemon.pins import PinBook
 from autoperfd.daemon.pulse import Pulse
 from autoperfd.daemon.spool import Drop, Spool
-from autoperfd.daemon.store import SaveMeta, Store, open_store, take_lock
+from autoperfd.daemon.store import AttemptRow, SaveMeta, Store, open_store, take_lock
 from autoperfd.daemon.workers import Workers
-from autoperfd.errors import AlreadyRunning, AutoperfError, ConfigError, Problem, Refused, StoreError
+from autoperfd.errors import AlreadyRunning, AutoperfError, ConfigError, MachineImpossible, Problem, Refused, StoreError
 from autoperfd.remote.fleet import Fleet
+from autoperfd.remote.keys import KeyRing
 from autoperfd.remote.values import Timing
 from autoperfd.tools import TOOLS
 
@@ -43,6 +49,7 @@ CONFIG = Path("/etc/autoperf/autoperfd.toml")
 SNAPSHOT_SECS = 1.0
 LOCK_SECS = 5.0
 OFFER_SECS = 60.0
+MOST_SCANNED = 200
 
 
 class SystemClock:
@@ -109,7 +116,7 @@ class Daemon:
         memory = open_store(state / "autoperf.db")
         engine, fleet, workers, sender = self._assemble(memory)
         engine.load()
-        control = Control(self.settings.runtime / "control.sock", asker(engine.post))
+        control = Control(self.settings.runtime / "control.sock", _scanning(asker(engine.post), fleet, engine.pins))
         intake = Intake(engine, self.settings)
         if sender is not None:
             sender.start()
@@ -164,6 +171,15 @@ class Daemon:
             home=Path.home(),
             ping=s.ping,
         )
+        ring = KeyRing(Path(credentials) if credentials else None, Path.home())
+
+        def key_problem(machine: Machine) -> str:
+            try:
+                ring.key(machine.name, machine.ssh_key_path)
+            except MachineImpossible as error:
+                return error.sentence()
+            return ""
+
         sender = self._sender(lambda message, outcome: engine.post(Delivered(message, outcome)))
         engine = Engine(
             memory,
@@ -174,7 +190,7 @@ class Daemon:
             send=sender.submit if sender else None,
             pins=pins,
             answer=commands.answer,
-            key_problem=fleet.key_problem,
+            key_problem=key_problem,
             controller=os.uname().nodename,
         )
         workers = Workers(
@@ -234,6 +250,26 @@ class Daemon:
         return views.summary(view.experiments, view.hold)
 
 
+def _scanning(ask: Ask, fleet: Fleet, pins: PinBook) -> Ask:
+    """`ask`, but a look at host keys is done here, on the caller's thread: the network must not hold the engine."""
+
+    def answer(command: str, args: Mapping[str, Any], who: Who) -> Reply:
+        if command != "scan":
+            return ask(command, args, who)
+        found: list[dict[str, object]] = []
+        for machine in list(args.get("machines", ()))[:MOST_SCANNED]:
+            host, port = str(machine["host"]), int(machine["port"])
+            seen: dict[str, object] = {"name": machine.get("name", host), "host": host, "port": port}
+            try:
+                seen["keys"] = fleet.scan(host, port)
+            except AutoperfError as error:
+                seen["error"] = error.sentence()
+            found.append({**seen, "trusted": pins.keys_for(host, port)})
+        return Reply(data={"machines": found})
+
+    return answer
+
+
 class Intake:
     """Ties the queue folder to the engine; its methods are called by the spool's thread, `stuck` by the pulse's."""
 
@@ -257,7 +293,8 @@ class Intake:
 
     def _offer(self, drop: Drop) -> tuple[Problem, ...]:
         answers: queue.SimpleQueue[tuple[Problem, ...] | AutoperfError] = queue.SimpleQueue()
-        self._engine.post(Offer(drop.file, drop.data, drop.parsed.documents, drop.owner, answers.put))
+        histories = tuple(self._history(experiment) for experiment in drop.parsed.experiments)
+        self._engine.post(Offer(drop.file, drop.data, drop.parsed.documents, drop.owner, histories, answers.put))
         try:
             answer = answers.get(timeout=OFFER_SECS)
         except queue.Empty:
@@ -265,6 +302,14 @@ class Intake:
         if isinstance(answer, AutoperfError):
             raise answer
         return answer
+
+    def _history(self, experiment: Experiment) -> list[AttemptRow]:
+        known = {entry.row.folder for entry in list(self._engine.entries.values())}
+        if experiment.folder in known:
+            return []
+        seed = experiment.seed if experiment.seed is not None else 0
+        sweep = experiment.sweep.seeded(seed) if experiment.sweep.shuffled else experiment.sweep
+        return read_history(self._settings.state / "results" / experiment.folder, sweep)
 
 
 def _lock(state: Path) -> int:

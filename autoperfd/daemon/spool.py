@@ -112,6 +112,9 @@ class Spool:
         self._hints.wake.set()
         if self._thread.ident is not None:
             self._thread.join(patience_secs)
+        if self._thread.is_alive():
+            with suppress(OSError):  # we end in order: the file in hand is slow, not deadly
+                (self.folder / CLAIMED / MARKER).unlink()
         return not self._thread.is_alive()
 
     def wake(self) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
+from autoperfd.core.text import safe_lines
+
 WIDTH = 100  # columns of the screen `status` is laid out for
 BUSY = ("validating", "rebooting", "running", "backing-off")
 SNAPSHOT_SCHEMA = 1
@@ -197,8 +199,8 @@ def render_down(view: StatusView, written_at: float, now: float, hint: str) -> s
     """The same screen from memory, when no daemon answers. `hint` says what to do."""
     ago = f"{duration(now - written_at)} ago ({clock(written_at)})"
     gone = f"autoperfd is not running; it was last heard of {ago}."
-    lines = [gone, *_wrapped(hint, ""), "", "The last that is known:"]
-    lines += [line for line in _experiments(view) if line]
+    known = [line for line in _experiments(view) if line] or ["no experiment."]
+    lines = [gone, *_wrapped(hint, ""), "", "The last that is known:", *known]
     return _text(lines + _to_do(attention(view), nothing=""))
 
 
@@ -214,7 +216,8 @@ def render_list(view: ListView) -> str:
     if view.intake:
         lines += ["", "Lately in the queue:"] if lines else ["Lately in the queue:"]
         for item in view.intake:
-            lines += _wrapped(f"{clock(item.at)}  {item.file}: {item.outcome}: {item.text}", "    ")
+            what = item.text if item.text not in ("", item.outcome) else ", ".join(item.experiments)
+            lines += _wrapped(f"{clock(item.at)}  {item.file}: {item.outcome}: {what}", "    ")
     return _text(lines)
 
 
@@ -297,10 +300,8 @@ def _read(kind: type[_View], raw: Mapping[str, Any]) -> _View:
 
 
 def escaped(text: str) -> str:
-    """`text` with every control, format, bidi, surrogate and unassigned character written as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    """`text` as one line without anything a terminal would act on."""
+    return text if text.isprintable() else safe_lines(text, len(text)).replace("\n", " ")
 
 
 def duration(secs: float) -> str:

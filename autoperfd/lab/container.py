@@ -4,7 +4,7 @@ Knows how to boot, reboot, cut off and remove them, and the controller machine t
 promises that a stopped lab leaves no process, mount, namespace or cgroup, and that what a killed lab left is
 removed by the next. Needs root. Called from any one thread; every wait has a deadline.
 
-Each machine is an overlay over one shared image, kept by a detached first process (assets/machine_init.py)
+Each machine is an overlay over one shared image, kept by a detached first process (machine_init.py)
 that starts systemd-nspawn again when it exits with 133, which is a reboot. The addresses 10.97.INDEX.x exist
 only in the lab's namespaces, so labs with different indexes run side by side.
 """
@@ -240,7 +240,7 @@ class ContainerLab:
 
     def copy_to(self, name: str, path: str, data: bytes | str, mode: int = 0o644, owner: str = "root") -> None:
         """Writes a file on a machine that is up; folders are made, the name appears with the whole file."""
-        script = 'umask 077; mkdir -p "${1%/*}" && cat >"$1.partial" && chown "$2" "$1.partial"'
+        script = 'mkdir -p "${1%/*}" && umask 077 && cat >"$1.partial" && chown "$2" "$1.partial"'
         script += ' && chmod "$3" "$1.partial" && mv "$1.partial" "$1"'
         self.machine(name).run(["sh", "-c", script, "sh", path, owner, f"{mode:o}"], stdin=data, check=True)
 
@@ -264,8 +264,8 @@ class ContainerLab:
         self.switch.drop(one, other, match)
 
     def drop_loss(self, name: str, percent: int) -> None:
-        """Loses that share of the frames to and from a machine, at random."""
-        self.switch.drop(name, match=f"numgen random mod 100 < {percent}")
+        """Loses that share of the IP packets to and from a machine, at random (each way; ARP is spared)."""
+        self.switch.drop(name, match=f"meta protocol ip numgen random mod 100 < {percent}")
 
     def heal(self) -> None:
         """Ends all drops and hung sshds."""
@@ -360,6 +360,11 @@ class ContainerLab:
             self.switch.make()
             here = set()
         for machine in self.everyone:
+            if machine.netns in here and not machine.first.pid():  # its first process was killed
+                netns.end_processes(machine.netns)
+                netns.run(self.switch.unplug(machine.name))
+                netns.remove(machine.netns)
+                here.discard(machine.netns)
             if machine.netns not in here:
                 self.switch.plug(machine.name, machine.netns, machine.ip)
         if self.with_controller:
@@ -384,7 +389,12 @@ class ContainerLab:
         spec = {
             "argv": nspawn,
             "before": image.mounts(layers, folder / "upper", folder / "work", folder / "root"),
-            "after": [["ip", "netns", "del", machine.netns]],
+            # A removed namespace lets go of its wire only some time later, so that goes first.
+            "after": [self.switch.unplug(machine.name), ["ip", "netns", "del", machine.netns]],
+            # The namespace outlives the machine: unplugged, it does not answer pings, nor say goodbye when
+            # the power is cut.
+            "up": [self.switch.port(machine.name, "up")],
+            "down": [self.switch.port(machine.name, "down")],
             "cgroup": machine.netns,
             "reboot_status": REBOOT_STATUS,
             "owner": self.owner,
@@ -446,12 +456,26 @@ def alive(record: dict[str, Any]) -> bool:
 
 
 def remove_leftovers(index: int) -> None:
-    """Removes the namespaces and the record of a lab whose processes are gone."""
+    """Removes the namespaces and the record of a lab that ended; what still runs there was lost by a crash."""
     own = prefix(index)
+    lost = False
     for name in netns.names(own):
         if name == own or name.startswith(f"{own}-"):
+            lost = netns.end_processes(name) or lost
             netns.remove(name)
+    if lost:
+        until(lambda: remove_cgroups(f"{own}-*"), f"the cgroups of {own} are still in use")
     (RECORDS / f"{index}.json").unlink(missing_ok=True)
+
+
+def remove_cgroups(pattern: str) -> bool:
+    """Removes the cgroups whose names match, with what is below them; whether none is left."""
+    found = list(Path("/sys/fs/cgroup").rglob(pattern))
+    for folder in found:
+        for path, _, _ in os.walk(folder, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(path).rmdir()
+    return not any(folder.exists() for folder in found)
 
 
 def put(root: Path, name: str, text: str, mode: int = 0o644, uid: int = 0) -> None:

@@ -43,6 +43,12 @@ HOOKS = (
 BUILD_SECS = 900.0
 KEEP_SECS = 86_400.0  # layers of older sources are removed after a day
 PIP_FILES = ("/etc/xdg/pip/pip.conf", "/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf")
+INSTALLING = {
+    "PIP_NO_INDEX": "1",
+    "PIP_FIND_LINKS": "/mnt",
+    "PIP_ROOT_USER_ACTION": "ignore",
+    "SYSTEMD_OFFLINE": "1",  # systemctl enables units and leaves out what needs a running systemd
+}
 PASSED_ON = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -85,7 +91,7 @@ def controller_layers(project: Path, commands: Sequence[str] = ("make install",)
                 [base],
                 target,
                 "\n".join(["cd /usr/src/autoperf", *commands]),
-                environment={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/mnt", "PIP_ROOT_USER_ACTION": "ignore"},
+                environment=INSTALLING,
                 binds=[f"--bind={sources}:/usr/src/autoperf", f"--bind-ro={wheels}:/mnt"],
             )
 
@@ -101,7 +107,7 @@ def fetch_wheels(base: Path, wanted: Sequence[str], target: Path) -> None:
         run_in_image(
             [base],
             Path(scrap, "layer"),
-            f"python3 -m venv /tmp/venv\n/tmp/venv/bin/pip -q wheel --wheel-dir /mnt {words}",
+            f"python3 -m venv /tmp/venv\n/tmp/venv/bin/pip -q wheel --use-pep517 --wheel-dir /mnt {words}",
             environment=environment,
             binds=[f"--bind={target}:/mnt", *(f"--bind-ro={path}" for path in paths)],
         )
@@ -188,7 +194,7 @@ def build(argv: list[str], what: str) -> None:
 
 
 def project_files(project: Path) -> list[str]:
-    """The files git knows or would add, sorted, as paths below `project`."""
+    """The files git knows or would add, sorted, as paths below `project`; without tests/."""
     argv = ["git", "-c", f"safe.directory={project.resolve()}", "-C", str(project)]
     argv += ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
@@ -197,7 +203,8 @@ def project_files(project: Path) -> list[str]:
             f"the container lab cannot list the project's files: {done.stderr.strip()}",
             hint="Run it from a git checkout",
         )
-    return sorted(name for name in set(done.stdout.split("\0")) if name and (project / name).is_file())
+    names = {name for name in done.stdout.split("\0") if name and not name.startswith("tests/")}
+    return sorted(name for name in names if (project / name).is_file())
 
 
 def apt_sources() -> list[Path]:
@@ -235,9 +242,11 @@ def pip_settings() -> tuple[dict[str, str], list[str]]:
     values |= {name: os.environ[name] for name in passed}
     paths = set()
     for word in " ".join(values.values()).split():
-        path = unquote(urlparse(word).path) if word.startswith("file://") else word
-        if path.startswith("/") and Path(path).exists():
-            paths.add(path)
+        path = Path(unquote(urlparse(word).path) if word.startswith("file://") else word)
+        if path.is_absolute() and path.exists():
+            # The pages of a package index usually link to a folder beside them.
+            index = word.startswith("file://") and len(path.parts) > 2
+            paths.add(str(path.parent if index else path))
     return values, sorted(paths)
 
 

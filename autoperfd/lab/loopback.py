@@ -3,7 +3,7 @@
 Knows how to make, start, reboot, power off and remove them; promises that stopping leaves no process, and
 that each machine has its own HOME, host key and boot id. Called from any one thread; every wait is bounded.
 
-A machine is a folder and a detached first process (assets/machine_init.py) which is the subreaper of all
+A machine is a folder and a detached first process (machine_init.py) which is the subreaper of all
 that runs "on" it. `sudo -n systemctl reboot` on a machine tells that process to end everything, write a new
 boot id and start sshd again. All machines share one kernel, network namespace and account.
 """
@@ -256,10 +256,8 @@ class LoopbackLab:
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             with contextlib.suppress(OSError):
-                if (
-                    config in (entry / "cmdline").read_bytes()
-                    or variable in (entry / "environ").read_bytes().split(b"\0")
-                ):  # fmt: skip
+                ours = config in (entry / "cmdline").read_bytes()
+                if ours or variable in (entry / "environ").read_bytes().split(b"\0"):
                     os.kill(int(entry.name), signal.SIGKILL)
 
     @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """What both labs share: a machine's data, its first process, and small helpers; the remote end is a real sshd.
 
-Knows assets/machine_init.py and how to talk to it; promises that nothing is signalled but by a recorded pid
+Knows machine_init.py and how to talk to it; promises that nothing is signalled but by a recorded pid
 whose start time still agrees. Called from any one thread; every wait has a deadline.
 """
 
@@ -20,12 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from autoperfd.errors import AutoperfError
+from autoperfd.lab import machine_init
+from autoperfd.lab.machine_init import descendants, stat_fields
 
 ASSETS = Path(__file__).parent / "assets"
 STANDIN = Path(__file__).parent / "perftest_standin.py"
 NO_SPEC: dict[str, Any] = {
     "before": [],
     "after": [],
+    "up": [],
+    "down": [],
     "cgroup": "",
     "reboot_status": None,
     "boot_secs": 1,
@@ -77,7 +81,7 @@ def machines_toml(
 
 @dataclass(frozen=True)
 class FirstProcess:
-    """The detached first process of one machine (assets/machine_init.py), found by the machine's folder."""
+    """The detached first process of one machine (machine_init.py), found by the machine's folder."""
 
     name: str
     folder: Path
@@ -88,7 +92,7 @@ class FirstProcess:
         (self.folder / "init.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
         (self.folder / "control").unlink(missing_ok=True)
         os.mkfifo(self.folder / "control", 0o600)
-        argv = [*wrapper, sys.executable, "-I", str(ASSETS / "machine_init.py"), str(self.folder)]
+        argv = [*wrapper, sys.executable, "-I", machine_init.__file__, str(self.folder)]
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=START_SECS, check=False)
         if done.returncode:
             raise AutoperfError(
@@ -186,31 +190,7 @@ def copy_executable(source: Path, target: Path) -> None:
     target.chmod(0o755)
 
 
-def stat_fields(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on; empty when there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()
-
-
 def start_time(pid: int) -> str:
     """Start of a living process in clock ticks since boot; "" when it is gone (a zombie is gone)."""
     fields = stat_fields(pid)
     return fields[19] if fields and fields[0] not in "ZX" else ""
-
-
-def descendants(root: int) -> list[int]:
-    """Pids of all living processes below `root`, nearest first."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (fields := stat_fields(int(entry.name))):
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found: list[int] = []
-    todo = [root]
-    while todo:
-        below = [pid for parent in todo for pid in children.get(parent, [])]
-        found += [pid for pid in below if start_time(pid)]
-        todo = below
-    return found

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,12 +46,12 @@ class Switch:
         )
 
     def plug(self, name: str, netns: str, address: str) -> None:
-        """Makes the namespace `netns` with the interface host0 there, wired to the bridge as `name`."""
+        """Makes the namespace `netns` with the interface host0 there, wired to the bridge as `name`, down."""
         run(["ip", "netns", "add", netns])
         ip(
             self.netns,
             f"link add {name} type veth peer name host0 netns {netns}",
-            f"link set {name} master br0 up",
+            f"link set {name} master br0",
         )
         ip(
             netns,
@@ -58,6 +60,14 @@ class Switch:
             "link set host0 up",
             "route add 224.0.0.0/4 dev host0",
         )
+
+    def unplug(self, name: str) -> list[str]:
+        """The command that removes a machine's wire."""
+        return ["ip", "-n", self.netns, "link", "del", name]
+
+    def port(self, name: str, state: str) -> list[str]:
+        """The command that switches a machine's port "up" or "down"."""
+        return ["ip", "-n", self.netns, "link", "set", name, state]
 
     def drop(self, one: str, other: str = "", match: str = "") -> None:
         """Loses every frame between two machines (no `other`: between `one` and everybody).
@@ -101,6 +111,21 @@ def remove(name: str) -> None:
     """Removes a namespace, if it is there."""
     if (NAMES / name).exists():
         run(["ip", "netns", "del", name])
+
+
+def end_processes(name: str) -> bool:
+    """Ends (SIGKILL) every process whose network is this namespace; whether there was one."""
+    deadline = time.monotonic() + 10
+    found = False
+    while pids := run(["ip", "netns", "pids", name]).split():
+        found = True
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise AutoperfError(f"the lab cannot end the processes {' '.join(pids)} of {name}")
+        time.sleep(0.01)
+    return found
 
 
 def set_sysctl(netns: str, key: str, value: str) -> None:

@@ -996,9 +996,9 @@ HELLO, BYE, ANNOUNCE, INIT, DATA, END, PONG, ACK, HEARTBEAT = range(1, 10)
 HELLO_BODY = struct.Struct("<BBHIBB")  # role, answer wanted, domain, index, flags, durability; then the net's word
 SID_BODY = struct.Struct("<IB")  # subscriber's id, whether it says that it has finished
 DATA_BODY = struct.Struct("<QIIIQQiI")  # first sample, samples, fragment, fragments, sent, base, ping for, dataLen
-COUNT_BODY = struct.Struct("<QB")  # next sample; ACK: 1 something is missing, 2 the end was seen
+COUNT_BODY = struct.Struct("<QIB")  # next sample, its next fragment; ACK: 1 some are missing, 2 the end was seen
 PONG_BODY = struct.Struct("<QI")  # the ping's time, dataLen
-CHUNK = 48000  # payload of a datagram, at most
+CHUNK = 16000  # payload of a datagram, at most
 DISCOVERY_PORT = 17400
 FIRST_PORT, PORTS_A_DOMAIN = 10000, 88
 MULTICAST_PORT = 17700
@@ -1023,14 +1023,17 @@ class Peer:
         self.matched: set[str] = set()
         # a publisher's view of a subscriber
         self.base = 0  # the first sample that concerns it
-        self.acknowledged = 0  # all before this one have arrived
+        self.acknowledged = 0  # all samples before this one have arrived
+        self.acknowledged_fragments = 0  # of that one
         self.end_seen = False
         self.resend_after = 0.0
         # a subscriber's view of a publisher
         self.expected = -1  # the next sample; -1: none yet
         self.fragments = 0  # of the expected sample, arrived
         self.ack_due = False
-        self.complain_after = 0.0
+        self.complained = (-1, 0)  # what was asked for last
+        self.complain_after = 0.0  # not again before
+        self.pong = b""  # the last one sent
 
 
 def interfaces(nic: str) -> list[tuple[int, bytes, bool]]:
@@ -1375,9 +1378,9 @@ class Subscriber(Participant):
         say("Finishing test...\n")
         self.pump(self.lab.teardown)
 
-    def _announce(self, *, finished: bool) -> None:
+    def _announce(self, *, finished: bool, to_silent: bool = False) -> None:
         for peer in self.peers.values():
-            if "Announcement" in peer.matched:
+            if "Announcement" in peer.matched and not (to_silent and peer.expected >= 0):
                 self.send(ANNOUNCE, SID_BODY.pack(self.config.index, finished), peer.address)
 
     def _rows(self) -> None:
@@ -1392,6 +1395,7 @@ class Subscriber(Participant):
             now = time.monotonic_ns() // 1000
             if self._ended:
                 return
+            self._announce(finished=False, to_silent=True)  # the topic is reliable: lost ones come again
             if not self.config.intervals:
                 continue
             if length != self._length:
@@ -1444,8 +1448,9 @@ class Subscriber(Participant):
         if kind == DATA:
             self._data(peer, body)
         elif kind == HEARTBEAT:
-            (following, _) = COUNT_BODY.unpack_from(body)
-            self._acknowledge(peer, missing=max(peer.expected, 0) < following)
+            self._acknowledge(peer, missing=max(peer.expected, 0) < COUNT_BODY.unpack_from(body)[0])
+            if peer.pong and self.reliable:
+                self.send(PONG, peer.pong, peer.address)  # it may have been lost
         else:
             self._end(peer, COUNT_BODY.unpack_from(body)[0])
 
@@ -1453,35 +1458,34 @@ class Subscriber(Participant):
         first, count, fragment, fragments, sent, base, ping, length = DATA_BODY.unpack_from(body)
         if peer.expected < 0:
             peer.expected = base if peer.reliable else first
-        peer.expected = max(peer.expected, base)
+        elif base > peer.expected:
+            peer.expected, peer.fragments = base, 0
         if first + count <= peer.expected:
             return  # an old one again
-        if first > peer.expected:
-            if peer.reliable and self.reliable:
+        if peer.reliable and self.reliable:
+            if first > peer.expected or fragment > peer.fragments:
                 self._acknowledge(peer, missing=True)
                 return
-            self._missing += first - peer.expected
-            peer.fragments = 0
-        elif fragments == 1 or first == peer.expected:
-            count -= peer.expected - first
-        if fragments > 1:
-            if fragment != peer.fragments:
-                if fragment > peer.fragments:
-                    if peer.reliable and self.reliable:
-                        self._acknowledge(peer, missing=True)
-                    elif first > peer.expected:
-                        self._missing -= first - peer.expected  # counted when a later sample comes
+            if fragment < peer.fragments:
                 return
-            peer.fragments += 1
-            if peer.fragments < fragments:
-                return
-        peer.fragments = 0
-        peer.expected = (first if first > peer.expected else peer.expected) + count
+        elif first > peer.expected:
+            if fragment:
+                return  # without its beginning; missed when a later sample comes
+            if peer.index < self.config.peers_wanted:
+                self._missing += first - peer.expected
+            peer.expected, peer.fragments = first, 0
+        elif fragment != peer.fragments:
+            return
+        peer.fragments += 1
+        if peer.fragments < fragments:
+            return
+        arrived = first + count - peer.expected
+        peer.expected, peer.fragments = first + count, 0
         if peer.reliable and not peer.ack_due:
             peer.ack_due = True
             self._acknowledge_at = min(self._acknowledge_at, time.monotonic() + 0.25)
         if peer.index < self.config.peers_wanted:
-            self._sample(peer, count, length, sent, ping)
+            self._sample(peer, arrived, length, sent, ping)
 
     def _sample(self, peer: Peer, count: int, length: int, sent: int, ping: int) -> None:
         """Samples have arrived that count, unless their payload's size makes them something else."""
@@ -1494,7 +1498,8 @@ class Subscriber(Participant):
         if not self.first_data:
             self.first_data = time.monotonic()
         if ping == self.config.index and "no-pongs" not in self.quirks and "Latency" in peer.matched:
-            self.send(PONG, PONG_BODY.pack(sent, length), peer.address)
+            peer.pong = PONG_BODY.pack(sent, length)
+            self.send(PONG, peer.pong, peer.address)
         if self._length != length:
             self._length = length
             self._packets = self._bytes = self._missing = 0
@@ -1543,13 +1548,13 @@ class Subscriber(Participant):
 
     def _acknowledge(self, peer: Peer, *, missing: bool = False, end: bool = False) -> None:
         now = time.monotonic()
-        if missing and now < peer.complain_after:
+        position = (peer.expected, peer.fragments)
+        if missing and position == peer.complained and now < peer.complain_after:
             return
         if missing:
-            peer.complain_after = now + 0.05
-            peer.fragments = 0
+            peer.complained, peer.complain_after = position, now + 0.01
         peer.ack_due = False
-        self.send(ACK, COUNT_BODY.pack(max(peer.expected, 0), missing | end << 1), peer.address)
+        self.send(ACK, COUNT_BODY.pack(max(peer.expected, 0), peer.fragments, missing | end << 1), peer.address)
 
     def next_due(self) -> float:
         return self._acknowledge_at
@@ -1576,6 +1581,8 @@ class Publisher(Participant):
     DATAGRAMS = 200.0  # a second and publisher, at most
     DELIVERIES = 4000.0  # of datagrams a second, over all publishers and subscribers of a test
     BYTES = 40e6  # a second, likewise
+    OWN_BYTES = 10e6  # a second and publisher
+    BURST = 12  # datagrams of large samples, or of a repair, sent without a pause
 
     def __init__(self, config: Config, lab: Lab, quirks: dict[str, str], output: Output) -> None:
         super().__init__(config, lab, quirks, output)
@@ -1583,6 +1590,7 @@ class Publisher(Participant):
         self._next = 0  # the next sample
         self._pings = 0
         self._ping = (-1, -1, 0)  # sample, subscriber, time of the last ping
+        self._unanswered: set[int] = set()  # times of pings
         self._ponged: list[bool] = []
         self._history: list[int] = []
         self._raw: list[int] = []
@@ -1630,7 +1638,7 @@ class Publisher(Participant):
         """(datagrams a second, samples in one), so that large tests do not eat the computer."""
         config = self.config
         pairs = max(1, self.count("Throughput")) * (len(self.fellows) + 1)
-        rate = min(self.lab.rate, config.rate_limit(), self.BYTES / pairs / config.data_len)
+        rate = min(self.lab.rate, config.rate_limit(), min(self.BYTES / pairs, self.OWN_BYTES) / config.data_len)
         if self._fragments > 1:
             return rate * self._fragments, 1
         datagrams = min(self.DATAGRAMS, max(2.0, self.DELIVERIES / pairs))
@@ -1645,7 +1653,7 @@ class Publisher(Participant):
         """The data. True: ended by the timer, False: by the count."""
         config = self.config
         pace, self._stride = self._pace()
-        window = max(200, 2 * self._stride, int(2 * pace * self._stride))
+        window = max(2 * self._stride, int(2 * pace * self._stride / self._fragments))  # two seconds of data
         start = time.monotonic()
         deadline = start + config.execution_time if config.execution_time else float("inf")
         sent = 0
@@ -1665,8 +1673,8 @@ class Publisher(Participant):
             self._choose_ping(self._next, samples)
             for fragment in range(self._fragments):
                 self._to_subscribers(DATA, self._sample(self._next, samples, fragment))
-                if fragment + 1 < self._fragments:
-                    self.pump(1 / pace)
+                if fragment % self.BURST == self.BURST - 1:
+                    self.pump(self.BURST / pace)
                     if time.monotonic() >= deadline:
                         return True
             sent += self._fragments
@@ -1683,6 +1691,7 @@ class Publisher(Participant):
             self._ponged = []
             self._ping = (ping, self._pings % self.config.peers_wanted, time.monotonic_ns())
             self._pings += 1
+            self._unanswered.add(self._ping[2])
 
     def _sample(self, first: int, samples: int, fragment: int) -> bytes:
         length = self.config.data_len
@@ -1724,7 +1733,7 @@ class Publisher(Participant):
             if not slow:
                 return
             for peer in slow:
-                self.send(HEARTBEAT, COUNT_BODY.pack(self._next, 0), peer.address)
+                self.send(HEARTBEAT, COUNT_BODY.pack(self._next, 0, 0), peer.address)
             self.pump(0.05)
 
     def _wait_for_pong(self) -> None:
@@ -1733,7 +1742,7 @@ class Publisher(Participant):
                 self.pump(0.2, self._ponged)
                 if not self._ponged:
                     for peer in self._reliable_readers():
-                        self.send(HEARTBEAT, COUNT_BODY.pack(self._next, 0), peer.address)
+                        self.send(HEARTBEAT, COUNT_BODY.pack(self._next, 0, 0), peer.address)
         else:
             self.pump(0.2, self._ponged)
 
@@ -1743,7 +1752,7 @@ class Publisher(Participant):
         for _ in range(50):
             if not self._announced:
                 return
-            self._to_subscribers(END, COUNT_BODY.pack(self._next, 0))
+            self._to_subscribers(END, COUNT_BODY.pack(self._next, 0, 0))
             if not self.reliable:
                 self.pump(0.1)
                 continue
@@ -1764,8 +1773,10 @@ class Publisher(Participant):
             else:
                 self._announced.add(sid)
         elif kind == ACK:
-            expected, flags = COUNT_BODY.unpack_from(body)
-            peer.acknowledged = max(peer.acknowledged, expected)
+            expected, fragments, flags = COUNT_BODY.unpack_from(body)
+            if (expected, fragments) > (peer.acknowledged, peer.acknowledged_fragments):
+                peer.acknowledged, peer.acknowledged_fragments = expected, fragments
+                peer.resend_after = 0.0
             peer.end_seen |= bool(flags & 2)
             if flags & 1:
                 self._resend(peer)
@@ -1777,17 +1788,22 @@ class Publisher(Participant):
         now = time.monotonic()
         if now < peer.resend_after or not self.reliable:
             return
-        peer.resend_after = now + 0.04
-        at = peer.acknowledged
-        for _ in range(max(1, 32 // self._fragments)):
+        peer.resend_after = now + 0.005
+        at, fragment = peer.acknowledged, peer.acknowledged_fragments
+        for _ in range(self.BURST):
             if at >= self._next:
                 return
             samples = min(self._stride, self._next - at)
-            for fragment in range(self._fragments):
-                self._to_one(DATA, self._sample(at, samples, fragment), peer)
-            at += samples
+            self._to_one(DATA, self._sample(at, samples, fragment), peer)
+            fragment += 1
+            if fragment == self._fragments:
+                at, fragment = at + samples, 0
+        self.send(HEARTBEAT, COUNT_BODY.pack(self._next, 0, 0), peer.address)  # so it asks for the rest
 
     def _pong(self, sent: int, length: int) -> None:
+        if sent not in self._unanswered:
+            return
+        self._unanswered.remove(sent)
         latency = (time.monotonic_ns() - sent) // 2
         if not self.lab.nano:
             latency //= 1000

@@ -50,11 +50,11 @@ class KeyRing:
         drop_in = f"systemctl edit autoperfd, with: [Service] LoadCredential={file.name}:{file}"
         try:
             return paramiko.PKey.from_path(file)
-        except paramiko.PasswordRequiredException:
+        except (paramiko.PasswordRequiredException, TypeError):
             reason, hint = "it has a passphrase", f"Make a key without one: ssh-keygen -p -N '' -f {file}"
         except OSError as error:
             reason, hint = error.strerror or str(error), f"Let the daemon have it: {drop_in}"
-        except (paramiko.SSHException, ValueError, TypeError, binascii.Error) as error:
+        except (paramiko.SSHException, ValueError) as error:
             reason, hint = f"it is not a private key ({error})", f"Name another file, or {drop_in}"
         raise MachineImpossible(
             machine, f"the SSH key {file} cannot be read: {reason}", code="KEY_UNREADABLE", hint=hint

@@ -132,8 +132,8 @@ describe() { # prints all that is known of the attempt $d
   { read -r after reason rest <"$d/done"; } 2>/dev/null
   { read -r clock released rest <"$d/started"; } 2>/dev/null
   [ "$state" = done ] && [ "$released" = - ] && state=never
-  printf 'state %s\nboot %s\nbefore %s\nafter %s\nreason %s\nuptime %s\nstarted %s %s\nclock %s\n' \
-    "$state" "$boot_id" "$before" "$after" "$reason" "$uptime" "$clock" "$released" "$(date +%s.%N)"
+  printf 'state %s\nboot %s\nbefore %s\nafter %s\nreason %s\nuptime %s\nstarted %s %s\n' \
+    "$state" "$boot_id" "$before" "$after" "$reason" "$uptime" "$clock" "$released"
   at=0
   while [ "$at" -lt "$count" ]; do
     status=- ended=- why=-
@@ -194,7 +194,7 @@ prepare() { # INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICIPANTS 
   AUTOPERF_FOLDER=$d setsid /bin/sh -c 'eval "$AUTOPERF_SH"' autoperf launch "$d" "$installation" "$uid" "$@" \
     </dev/null >"$d/files/$6" 2>&1 3>&- &
   read -r answer <&3
-  printf '%s\nclock %s\n' "$answer" "$(date +%s.%N)"
+  printf '%s\n' "$answer"
   # An empty answer comes from a sweep, which has removed the folder; there may be another by now.
   case $answer in taken* | failed*) rm -rf "$d" ;; esac
 }
@@ -237,6 +237,7 @@ end() { # INSTALLATION UID grace|sweep WAIT(0|1): ends the participants that are
     else
       read -r count rest <"$d/count"
       end_groups KILL "$3"
+      sleep 0.2 || sleep 1 # their supervisors record it
       end_marked
     fi
     exec 3>&-
@@ -244,7 +245,16 @@ end() { # INSTALLATION UID grace|sweep WAIT(0|1): ends the participants that are
   describe
 }
 
-reboot() {
+clock() { date +%s.%N; }
+
+boot() {
+  boot_id
+  printf '%s\n' "$boot_id"
+}
+
+reclock() { date +%s.%N; }
+
+boot() {
   run=sudo
   command -v sudo >/dev/null || run=
   if out=$(${run:+sudo -n} systemctl reboot 2>&1 </dev/null); then
@@ -579,7 +589,7 @@ serve() {
         (fetch $rest)
         continue
         ;;
-      state | sweep | go | await | end | reboot) out=$("$verb" $rest) ;;
+      state | sweep | go | await | end | boot | clock | reboot) out=$("$verb" $rest) ;;
       prepare | probe)
         out=$(head -c "$size" | xargs -0 -x -n 100000 -s 1900000 \
           /bin/sh -c 'eval "$AUTOPERF_SH"' autoperf "$verb" $rest)

@@ -6,22 +6,21 @@ and `close` may come from any thread and free whoever is blocked.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
 import paramiko
 
 from autoperfd.core.plan import Machine
 from autoperfd.core.text import safe
-from autoperfd.errors import MachineAway, MachineError, MachineImpossible
+from autoperfd.errors import MachineAway, MachineImpossible
 from autoperfd.remote import keys, tcp
 from autoperfd.remote.shell import COMMAND, Shell, ShellBroken
 from autoperfd.remote.values import Pins, Timing
 
+Answer = TypeVar("Answer")
 Conversation = Literal["control", "bulk"]
 
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
@@ -41,31 +40,18 @@ class _Transport(paramiko.Transport):
         _active_check_timeout = 5.0
 
 
-class Link:
-    """The way to one machine. Every method that reaches it raises MachineAway or MachineImpossible."""
+class Line:
+    """One call's use of a link. Every method that reaches the machine raises MachineAway or MachineImpossible.
 
-    def __init__(self, machine: Machine, pins: Pins, ring: keys.KeyRing, timing: Timing) -> None:
-        self.machine = machine
-        self.fingerprint = ""  # of the host key it showed
-        self._pins = pins
-        self._ring = ring
-        self._timing = timing
-        self._connecting = threading.Lock()
-        self._transport: _Transport | None = None
-        self._socket: tcp.TunedSocket | None = None
-        self._shells: dict[Conversation, Shell] = {}
-        self._asking: dict[Conversation, threading.Lock] = {
-            "control": threading.Lock(),
-            "bulk": threading.Lock(),
-        }
-        self._interruptions = 0
-        self.connections = 0
+    When the call is interrupted, or the link hung up, everything raises MachineAway (ABANDONED) from then on.
+    """
 
-    @property
-    def up(self) -> bool:
-        """Whether there is a connection, as far as is known."""
-        transport = self._transport
-        return transport is not None and transport.is_active()
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.machine = link.machine
+        self._epoch = link.hang_ups
+        self._interrupted = False
+        self._using: dict[Conversation, Shell] = {}
 
     def ask(
         self,
@@ -75,43 +61,55 @@ class Link:
         *,
         secs: float | None = None,
         on: Conversation = "control",
-        again: bool = True,
+        tries: int = 2,
     ) -> str:
-        """One answer. A conversation that breaks is opened anew once, and the link with it, unless not `again`."""
-        with self.conversation(on, again=again) as use:
-            limit = self._timing.answer_secs if secs is None else secs
-            return use(lambda shell: shell.ask(verb, tokens, values, limit))
+        """One answer within `secs` (default: answer_secs); see `use`."""
+        limit = self.link.timing.answer_secs if secs is None else secs
+        return self.use(on, lambda shell: shell.ask(verb, tokens, values, limit), tries=tries)
 
-    @contextlib.contextmanager
-    def conversation(self, on: Conversation, *, again: bool = True) -> Iterator[_Use]:
-        """The conversation, for this caller alone."""
-        with self._asking[on]:
-            yield _Use(self, on, again)
+    def use(self, on: Conversation, work: Callable[[Shell], Answer], *, tries: int = 2) -> Answer:
+        """What `work` returns. It has the conversation for itself, and is called again with a new one (and where
+        need be a new link) when the first breaks, so it must be harmless to repeat."""
+        with self.link.asking[on]:
+            while True:
+                tries -= 1
+                self._check()
+                try:
+                    shell = self._using[on] = self.link.shell(on)
+                    self._check()
+                    return work(shell)
+                except ShellBroken as broken:
+                    self.link.drop(on, broken.kind)
+                    self._check()
+                    if not tries or broken.kind != "lost":
+                        raise self.broken(broken) from broken
+                except MachineAway:
+                    self._check()
+                    raise
+                finally:
+                    self._using.pop(on, None)
 
-    def interrupt(self, *, hang_up: bool = False) -> None:
-        """Frees whoever is blocked here with MachineAway; `hang_up` closes the connection too."""
-        self._interruptions += 1
-        for shell in list(self._shells.values()):
+    def connect(self, *, tcp_secs: float | None = None) -> None:
+        """Makes sure there is a connection, as far as is known; `tcp_secs` limits the TCP connect alone."""
+        self._check()
+        try:
+            self.link.connect(tcp_secs)
+        finally:
+            self._check()
+
+    def interrupt(self) -> None:
+        """Frees whoever is blocked in this call, from any thread; other calls on the link go on."""
+        self._interrupted = True
+        for shell in list(self._using.values()):
             shell.close()
-        sock, transport = self._socket, self._transport
-        if (hang_up or transport is None) and sock is not None:
-            sock.close()
-        if hang_up and transport is not None:
-            transport.close()
-
-    def close(self) -> None:
-        """Closes the connection; it is opened again when needed."""
-        transport, self._transport = self._transport, None
-        self._shells.clear()
-        if transport is not None:
-            transport.close()
-
-    # Inside
+        self.link.stop_connecting()
 
     def away(self, code: str, message: str, hint: str = "") -> MachineAway:
+        """A MachineAway of this machine."""
         return MachineAway(self.machine.name, message, code=code, hint=hint)
 
-    def _broken(self, broken: ShellBroken) -> MachineError:
+    def broken(self, broken: ShellBroken) -> MachineAway:
+        """The error that a broken conversation means."""
         said = f" ({safe(broken.detail, 300)})" if broken.detail else ""
         if broken.kind == "hang":
             return self.away("SHELL_HANG", f"its shell does not answer{said}")
@@ -119,22 +117,73 @@ class Link:
             return self.away("BAD_ANSWER", f"its shell answers nonsense{said}")
         return self.away("LINK_LOST", f"the connection was lost{said}")
 
-    def _shell(self, on: Conversation) -> Shell:
-        transport = self._connect()
+    def _check(self) -> None:
+        if self._interrupted or self._epoch != self.link.hang_ups:
+            raise self.away("ABANDONED", "the connection was given up")
+
+
+class Link:
+    """The connection to one machine. Calls use it through a `Line` each."""
+
+    def __init__(self, machine: Machine, pins: Pins, ring: keys.KeyRing, timing: Timing) -> None:
+        self.machine = machine
+        self.timing = timing
+        self.fingerprint = ""  # of the host key it showed
+        self.connections = 0  # made so far
+        self.hang_ups = 0
+        self.asking: dict[Conversation, threading.Lock] = {
+            "control": threading.Lock(),
+            "bulk": threading.Lock(),
+        }
+        self._pins = pins
+        self._ring = ring
+        self._connecting = threading.Lock()
+        self._transport: _Transport | None = None
+        self._socket: tcp.TunedSocket | None = None
+        self._shells: dict[Conversation, Shell] = {}
+
+    def shell(self, on: Conversation) -> Shell:
+        """The conversation, opened where need be. The caller holds `asking[on]`. Raises ShellBroken too."""
+        transport = self.connect()
         shell = self._shells.get(on)
         if shell is None:
             shell = self._shells[on] = self._open(transport)
         return shell
 
-    def _drop(self, on: Conversation, kind: str) -> None:
+    def drop(self, on: Conversation, kind: str) -> None:
+        """Gives up a conversation that broke; the connection too, unless only the conversation ended."""
         shell = self._shells.pop(on, None)
         if shell is not None:
             shell.close()
-        if kind != "lost" or not self.up:
+        transport = self._transport
+        if kind == "lost" and transport is not None:
+            transport.join(0.02)  # when the connection ends, its conversations hear of it a little earlier
+        if kind != "lost" or transport is None or not transport.is_active():
             self.close()
 
+    def hang_up(self) -> None:
+        """Closes the connection now, from any thread; every call that uses it ends."""
+        self.hang_ups += 1
+        self.stop_connecting()
+        self.close()
+
+    def stop_connecting(self) -> None:
+        """Ends a connection attempt, when one is under way."""
+        sock = self._socket
+        if self._transport is None and sock is not None:
+            sock.close()
+
+    def close(self) -> None:
+        """Closes the connection; it is made again when needed."""
+        transport, self._transport = self._transport, None
+        self._shells.clear()
+        if transport is not None:
+            transport.close()
+
+    # Inside
+
     def _open(self, transport: _Transport) -> Shell:
-        secs = self._timing.connect_secs
+        secs = self.timing.connect_secs
         # Some of paramiko's waits have no limit of their own; closing the transport ends them all.
         late = threading.Timer(secs, transport.close)
         late.daemon = True
@@ -150,7 +199,8 @@ class Link:
         finally:
             late.cancel()
 
-    def _connect(self) -> _Transport:
+    def connect(self, tcp_secs: float | None = None) -> _Transport:
+        """The connection, made where need be; `tcp_secs` limits the TCP connect alone."""
         with self._connecting:
             transport = self._transport
             if transport is not None and transport.is_active():
@@ -158,7 +208,8 @@ class Link:
             self.close()
             machine = self.machine
             key = self._ring.key(machine.name, machine.ssh_key_path)
-            pinned = [pin for line in self._pins.keys_for(machine.ip, machine.port) if (pin := keys.split_line(line))]
+            lines = self._pins.keys_for(machine.ip, machine.port)
+            pinned = [pin for line in lines if (pin := keys.split_line(line))]
             if not pinned:
                 raise MachineImpossible(
                     machine.name,
@@ -166,7 +217,7 @@ class Link:
                     code="HOST_KEY_UNKNOWN",
                     hint=f"Look at its fingerprint and trust it: autoperfctl trust {machine.name}",
                 )
-            transport = self._negotiate(pinned)
+            transport = self._negotiate(pinned, tcp_secs)
             try:
                 self._log_in(transport, key)
             except BaseException:
@@ -177,10 +228,9 @@ class Link:
             self.connections += 1
             return transport
 
-    def _negotiate(self, pinned: list[tuple[str, bytes]]) -> _Transport:
-        transport = start_transport(
-            self.machine, keys.algorithms([kind for kind, _ in pinned]), self._timing, self._note_socket
-        )
+    def _negotiate(self, pinned: list[tuple[str, bytes]], tcp_secs: float | None) -> _Transport:
+        kinds = keys.algorithms([kind for kind, _ in pinned])
+        transport = start_transport(self.machine, kinds, self.timing, self._note_socket, tcp_secs)
         try:
             shown = transport.get_remote_server_key()
             self.fingerprint = keys.fingerprint(shown.asbytes())
@@ -201,13 +251,13 @@ class Link:
         try:
             transport.auth_publickey(machine.username, key, event=answered)
         except paramiko.SSHException as error:
-            raise self.away("SSH_LOST", "it closed the connection before the login") from error
-        if not answered.wait(self._timing.connect_secs):
-            raise self.away("SSH_HANG", "SSH answers, but not to the login")
+            raise MachineAway(machine.name, "SSH ended before the login", code="SSH_LOST") from error
+        if not answered.wait(self.timing.connect_secs):
+            raise MachineAway(machine.name, "SSH answers, but not to the login", code="SSH_HANG")
         if transport.is_authenticated():
             return
         problem = transport.get_exception()
-        if isinstance(problem, paramiko.AuthenticationException):
+        if isinstance(problem, paramiko.AuthenticationException) or (not problem and transport.is_active()):
             self._ring.forget(machine.ssh_key_path)
             raise MachineImpossible(
                 machine.name,
@@ -215,16 +265,81 @@ class Link:
                 code="AUTH_REFUSED",
                 hint=f"Add the public key to ~{machine.username}/.ssh/authorized_keys there (ssh-copy-id)",
             )
-        raise self.away("SSH_LOST", "it closed the connection during the login")
+        raise MachineAway(machine.name, "SSH ended during the login", code="SSH_LOST")
 
 
-class _Use:
-    """One exclusive use of a conversation: calls work with the shell, and once more with a new one."""
+def start_transport(
+    machine: Machine,
+    host_keys: Sequence[str],
+    timing: Timing,
+    note: Callable[[tcp.TunedSocket], None],
+    tcp_secs: float | None = None,
+) -> _Transport:
+    """A connection to the machine's sshd whose keys are exchanged; nobody is logged in, nothing is trusted.
 
-    def __init__(self, link: Link, on: Conversation, again: bool) -> None:
-        self._link = link
-        self._on: Conversation = on
-        self._tries = 2 if again else 1
+    `host_keys`: the signature algorithms asked for. `note` gets the socket as soon as there is one.
+    Raises MachineAway; MachineImpossible when the machine has no key of that kind.
+    """
+    secs = timing.connect_secs
+    where = f"{machine.ip} port {machine.port}"
 
-    def __call__[Answer](self, work: Callable[[Shell], Answer]) -> Answer:
-        raise NotImplementedError
+    def away(code: str, message: str, hint: str = "") -> MachineAway:
+        return MachineAway(machine.name, message, code=code, hint=hint)
+
+    try:
+        sock = tcp.connect(
+            machine.ip, machine.port, connect_secs=tcp_secs or secs, link_loss_secs=timing.link_loss_secs
+        )
+    except socket.gaierror as error:
+        raise away("DNS", f"the name {machine.ip} cannot be resolved ({error.strerror})") from error
+    except ConnectionRefusedError as error:
+        raise away("SSH_REFUSED", f"{where} refuses connections: no sshd there, or not yet") from error
+    except OSError as error:
+        raise away("SSH_SILENT", f"no connection to {where} ({error.strerror or error})") from error
+    note(sock)
+    transport = None
+    try:
+        transport = _Transport(sock)
+        transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = secs
+        transport.channel_timeout = secs
+        _restrict(transport, host_keys)
+        done = threading.Event()
+        transport.start_client(event=done)
+        answered = done.wait(secs)
+        if answered and transport.is_active():
+            return transport
+        problem = transport.get_exception()
+        if isinstance(problem, paramiko.ssh_exception.IncompatiblePeer):
+            raise MachineImpossible(
+                machine.name,
+                f"{where} has no SSH algorithm in common with autoperfd: {safe(str(problem), 300)}",
+                code="SSH_INCOMPATIBLE",
+                hint="Its host key may be of another type than the trusted one: autoperfctl trust, or update its sshd",
+            )
+        if not transport.remote_version:
+            raise away("SSH_NO_BANNER", f"{where} accepts connections, but no SSH server answers")
+        raise away("SSH_HANG" if not answered else "SSH_LOST", f"SSH at {where} ends in the key exchange")
+    except BaseException:
+        if transport is not None:
+            transport.close()
+        sock.close()
+        raise
+
+
+def _restrict(transport: _Transport, host_keys: Sequence[str]) -> None:
+    options = transport.get_security_options()
+    options.ciphers = [name for name in CIPHERS if name in options.ciphers]
+    options.digests = [name for name in MACS if name in options.digests]
+    options.kex = [name for name in KEY_EXCHANGES if name in options.kex]
+    options.key_types = [name for name in host_keys if name in options.key_types]
+
+
+def other_key(machine: Machine, shown: str, trusted: str) -> MachineImpossible:
+    """The error for a machine that shows another host key than the trusted one."""
+    return MachineImpossible(
+        machine.name,
+        f"{machine.ip} port {machine.port} shows the host key {shown}, but trusted is {trusted}: "
+        "duplicate IP or reinstalled machine",
+        code="HOST_KEY_MISMATCH",
+        hint=f"If it was reinstalled: autoperfctl trust {machine.name}",
+    )

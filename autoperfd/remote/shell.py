@@ -14,9 +14,7 @@ from importlib.resources import files
 import paramiko
 
 LAUNCHER = files("autoperfd.remote").joinpath("launcher.sh").read_bytes()
-COMMAND = (
-    f"exec /bin/sh -c 'AUTOPERF_SH=$(head -c {len(LAUNCHER)}); export AUTOPERF_SH; eval \"$AUTOPERF_SH\"'"
-)
+COMMAND = f"exec /bin/sh -c 'AUTOPERF_SH=$(head -c {len(LAUNCHER)}); export AUTOPERF_SH; eval \"$AUTOPERF_SH\"'"
 """The only command ever executed over SSH. A constant; every login shell reads it alike, csh and fish too."""
 
 READY = b"\nautoperf ready\n"

@@ -6,8 +6,10 @@ import contextlib
 import socket
 import threading
 import time
+from typing import Any
 
 KEEPALIVE_SECS = 5
+Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
 class TunedSocket(socket.socket):
@@ -35,12 +37,12 @@ class TunedSocket(socket.socket):
             self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-def resolve(host: str, port: int, secs: float) -> list[tuple[socket.AddressFamily, tuple[str | int, ...]]]:
+def resolve(host: str, port: int, secs: float) -> list[Address]:
     """(family, address) of a host, within `secs` whatever the resolver does. Raises OSError."""
     numeric = socket.AI_NUMERICHOST
     with contextlib.suppress(socket.gaierror):
         return [(f, a) for f, _, _, _, a in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, numeric)]
-    found: list[tuple[socket.AddressFamily, tuple[str | int, ...]]] = []
+    found: list[Address] = []
     problem: list[OSError] = []
 
     def ask() -> None:

@@ -21,9 +21,7 @@ class Timing:
     prepared_secs: int = 60  # a prepared launcher gives up when no `go` came
     boot_budget_secs: float = 600.0  # from the reboot command to an SSH answer with a new boot id
     stop_secs: int = 5  # from TERM to KILL
-    grace_secs: int = (
-        45  # after the last publisher, before remaining subscribers are ended; and deadline -> hard stop
-    )
+    grace_secs: int = 45  # after the last publisher, before remaining subscribers are ended; and deadline -> hard stop
     fetch_stall_secs: float = 30.0  # no byte for that long while fetching
     max_file_bytes: int = 2048 << 20  # of one fetched file; more is cut and marked truncated
 
@@ -109,9 +107,7 @@ class Outcome:
     files: tuple[FetchedFile, ...]  # a file a participant did not write is simply absent
     boot_before: Mapping[str, str]  # machine name -> boot id when its launcher started
     boot_after: Mapping[str, str]  # … when it ended; the present one where it could not write one
-    stagger_secs: (
-        float | None
-    )  # the spread of the launchers' starts, on the controller's clock; None: not known
+    stagger_secs: float | None  # the spread of the launchers' starts, on the controller's clock; None: not known
     clock: Mapping[str, float]  # machine name -> its clock minus the controller's, seconds
     how_found: Literal["started", "adopted", "finished"]
     problems: Mapping[str, str] = field(default_factory=dict)

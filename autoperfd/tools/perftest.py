@@ -362,7 +362,7 @@ class Attempt:
                 continue
             if one.participant.role == "sub":
                 subscribers.append(_throughput(one.data))
-            elif one.data.summaries and one.data.kinds == {"latency"}:
+            elif one.data.kinds == {"latency"} and one.data.summaries and one.data.summaries[0]["length"]:
                 summary = one.data.summaries[0]
                 latency = {column: summary[name] for column, name in LATENCY_FIGURES if name in summary}
         return figures(latency, subscribers, _version(self.left))

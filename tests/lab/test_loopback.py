@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import autoperfd
 from autoperfd.errors import AutoperfError
 from autoperfd.lab.loopback import LoopbackLab, answers
 from autoperfd.lab.machines import LabMachine, start_time
 
 pytestmark = pytest.mark.lab
+PACKAGE = Path(autoperfd.__file__).parent
 
 
 def ssh(lab: LoopbackLab, name: str, command: str) -> subprocess.CompletedProcess[str]:
@@ -134,6 +138,62 @@ def test_a_lab_whose_first_process_was_killed_is_cleaned_up(loopback_lab: Loopba
     loopback_lab.start()
     assert gone(left)
     assert loopback_lab.status() == {"p1": "up", "p2": "up"}
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from autoperfd.lab.loopback import LoopbackLab
+with LoopbackLab(Path(sys.argv[1]), 1):
+    print("up", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lab_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", OWNER, str(tmp_path / "lab")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "up\n"
+        lab = LoopbackLab(tmp_path / "lab")
+        pids = [first_pid(lab, "p1"), *lab.processes("p1")]
+        process.kill()
+    until(lambda: gone(pids))
+
+
+PLAIN_USER = """
+mount --bind "$1/passwd" /etc/passwd
+cd "$1/source"
+lab() { setpriv --reuid 4242 --regid 4242 --clear-groups python3 -m autoperfd.lab loopback "$1" ../lab; }
+lab start && ssh -F none -o BatchMode=yes -o UserKnownHostsFile="$1/lab/known_hosts" \
+  -i "$1/lab/user_key" -p "$(sed -n 's/.*\\.11]:\\([0-9]*\\) .*/\\1/p' ../lab/known_hosts)" \
+  plain@127.0.0.11 'id -u; pwd'
+lab stop
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root; a plain user's run is the test")
+def test_a_plain_user_can_have_one() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copytree(PACKAGE / "lab", folder / "source" / "autoperfd" / "lab")
+        for file in ("__init__.py", "errors.py"):
+            shutil.copy(PACKAGE / file, folder / "source" / "autoperfd")
+        (folder / "lab").mkdir()
+        os.chown(folder / "lab", 4242, 4242)
+        users = Path("/etc/passwd").read_text() + f"plain:x:4242:4242::{folder}:/bin/sh\n"
+        (folder / "passwd").write_text(users)
+        argv = ["unshare", "--mount", "sh", "-c", PLAIN_USER, "sh", name]
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONDONTWRITEBYTECODE": "1"}
+        said = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        assert said.stdout.count("\tup\n") == 2, said
+        assert said.stdout.count("\tstopped\n") == 2, said
+        assert f"4242\n{name}/lab/machines/p1/home\n" in said.stdout, said
+
+
+def test_the_stand_in_is_where_experiments_look_for_it(loopback_lab: LoopbackLab) -> None:
+    said = ssh(loopback_lab, "p1", "~/perftest_cpp -help")
+    assert said.returncode == 0 and "-dataLen" in said.stdout
 
 
 def test_stopping_never_touches_a_pid_that_was_reused(loopback_lab: LoopbackLab) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoperfd.core.plan import Machine, ParticipantRecord, Plan, Setting, Tool
@@ -53,3 +56,54 @@ def write(folder: Path, files: Mapping[str, bytes | None]) -> Path:
         if content is not None:
             (folder / name).write_bytes(content)
     return folder
+
+
+@dataclass
+class Started:
+    """A plan's participants as processes of this computer, in a folder of their own."""
+
+    plan: Plan
+    folder: Path
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
+
+    def wait(self, deadline: float) -> list[ParticipantRecord]:
+        """Waits for all until `deadline` (monotonic), ends what is left, and says how each ended."""
+        left = []
+        for p in self.plan.participants:
+            process, ended_by = self.processes[p.name], "self"
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                ended_by = "deadline"
+            code = process.returncode
+            status, signal = (None, -code) if code < 0 else (code, None)
+            record = ParticipantRecord(p.name, p.machine, status, signal, ended_by, self.began[p.name], time.time())  # type: ignore[arg-type]
+            left.append(record)
+        return left
+
+    def kill(self) -> None:
+        """Ends what is left."""
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+def start(plan: Plan, folder: Path, before: Sequence[str] = (), **environment: str) -> Started:
+    """Starts what the plan says as a machine would, with `before` in front of every command line."""
+    folder.mkdir()
+    started = Started(plan, folder)
+    for p in plan.participants:
+        with (folder / p.stdout).open("wb") as out, (folder / p.stderr).open("wb") as err:
+            started.began[p.name] = time.time()
+            started.processes[p.name] = subprocess.Popen(
+                [*before, *p.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=folder,
+                env={**os.environ, **environment, **dict(p.environment)},
+            )
+    return started

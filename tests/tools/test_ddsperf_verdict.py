@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from autoperfd.core.plan import Machine, ParticipantRecord, Plan, Setting, Verdict
+from autoperfd.core.plan import Machine, Plan, Setting, Verdict
 from autoperfd.tools import TOOLS, parse_ddsperf
 from autoperfd.tools.judging import FIGURES
-from tests.tools.support import DATA, machine, planned, records, write
+from tests.tools.support import DATA, machine, planned, records, start, write
 
 DDSPERF = TOOLS["ddsperf"]
 SAMPLES = DATA / "ddsperf"
@@ -149,7 +149,7 @@ def test_an_overloaded_bench_is_no_success(tmp_path: Path) -> None:
     assert (verdict.end_status, verdict.code) == ("bad-data", "WRITE_BLOCKED")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@effort(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from(SUB.splitlines(keepends=True))), max_size=40))
 def test_no_bytes_make_it_raise(tmp_path: Path, parts: list[bytes]) -> None:
     plan = planned(DDSPERF, **THREE_SECONDS)
@@ -160,30 +160,6 @@ def test_no_bytes_make_it_raise(tmp_path: Path, parts: list[bytes]) -> None:
 
 EXECUTABLE = shutil.which("ddsperf")
 LOCAL = (machine("p1", "all", "127.0.0.2"), machine("p2", "all", "127.0.0.3"))
-
-
-def start(plan: Plan, folder: Path) -> dict[str, tuple[subprocess.Popen[bytes], float]]:
-    """Starts what the plan says, as a machine would."""
-    started = {}
-    for p in plan.participants:
-        with (folder / p.stdout).open("wb") as out, (folder / p.stderr).open("wb") as err:
-            environment = {**os.environ, **dict(p.environment)}
-            process = subprocess.Popen(p.argv, stdout=out, stderr=err, cwd=folder, env=environment)
-            started[p.name] = (process, time.time())
-    return started
-
-
-def wait(plan: Plan, started: Mapping[str, tuple[subprocess.Popen[bytes], float]]) -> list[ParticipantRecord]:
-    """Waits for all, each at most a minute; kills what is left."""
-    left = []
-    for p in plan.participants:
-        process, began = started[p.name]
-        try:
-            status = process.wait(60)
-        finally:
-            process.kill()
-        left.append(ParticipantRecord(p.name, p.machine, status, None, "self", began, time.time()))
-    return left
 
 
 LIVE: list[tuple[str, dict[str, Setting]]] = [
@@ -198,17 +174,17 @@ def test_the_real_program(tmp_path: Path) -> None:
     assert EXECUTABLE is not None
     machines: list[Machine] = [replace(m, exec_path=EXECUTABLE) for m in LOCAL]
     running = []
-    for domain, (name, changes) in enumerate(LIVE, start=180):
-        changes = {"duration_secs": 3, "datalen_bytes": 1000, **changes}
-        if not changes.get("latency_test"):
-            changes["latency_count"] = 100
-        assert DDSPERF.problems(changes) == []
-        plan = DDSPERF.plan(name, changes, machines, domain, {})
-        folder = tmp_path / str(domain)
-        folder.mkdir()
-        running.append((name, plan, folder, start(plan, folder)))
-    for name, plan, folder, started in running:
-        verdict = DDSPERF.verdict(plan, folder, wait(plan, started))
+    for number, (name, changes) in enumerate(LIVE):
+        settings = {"duration_secs": 3, "datalen_bytes": 1000, **changes}
+        if not settings.get("latency_test"):
+            settings["latency_count"] = 100
+        assert DDSPERF.problems(settings) == []
+        plan = DDSPERF.plan(name, settings, machines, 101 + (os.getpid() * 3 + number) % 100, {})
+        running.append((name, start(plan, tmp_path / str(number))))
+    deadline = time.monotonic() + 60
+    ends = [started.wait(deadline) for _, started in running]
+    for (name, started), left in zip(running, ends, strict=True):
+        verdict = DDSPERF.verdict(started.plan, started.folder, left)
         assert verdict.end_status == "success", (name, verdict)
         mean = verdict.figures["latency_mean_us"]
         assert isinstance(mean, (int, float)) and mean > 0, name

@@ -1,11 +1,12 @@
 """The first process of one lab machine: keeps its command, adopts its orphans, ends them all at power off.
 
-Self-contained, standard library only; runs detached as `python3 machine_init.py FOLDER`, one thread. It is
-the subreaper of everything the machine starts, so "all processes of this machine" are exactly its
+Standard library only; runs detached as the script `python3 machine_init.py FOLDER`, one thread. It is the
+subreaper of everything the machine starts, so "all processes of this machine" are exactly its
 descendants, however they detach. FOLDER/init.json says what to do:
 
   argv            what a machine is: an sshd, or a systemd-nspawn
   before, after   commands run once before the first start and after the last end
+  up, down        commands run before every start and before every end
   cgroup          name of a cgroup below this process's own, made for the command; "": none
   reboot_status   the exit status of argv that means "start me again"; null: none
   boot_secs       how long the word `reboot` leaves the machine off
@@ -44,18 +45,19 @@ def stat_fields(pid: int) -> list[str]:
 
 
 def descendants(root: int) -> list[int]:
-    """Pids of all living processes below `root`."""
+    """Pids of all living processes below `root`, nearest first."""
     children: dict[int, list[int]] = {}
+    ended = set()
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (fields := stat_fields(int(entry))):
             children.setdefault(int(fields[1]), []).append(int(entry))
+            if fields[0] in "ZX":
+                ended.add(int(entry))
     found: list[int] = []
     todo = [root]
     while todo:
-        for pid in children.get(todo.pop(), []):
-            todo.append(pid)
-            if (fields := stat_fields(pid)) and fields[0] not in "ZX":
-                found.append(pid)
+        todo = [pid for parent in todo for pid in children.get(parent, [])]
+        found += [pid for pid in todo if pid not in ended]
     return found
 
 
@@ -113,6 +115,7 @@ class Machine:
         self.write("state", state)
 
     def up(self) -> None:
+        self.run("up")
         for folder in self.cgroups:
             make_cgroup(folder)
         self.write("boot_id", str(uuid.uuid4()))
@@ -132,6 +135,7 @@ class Machine:
     def down(self) -> None:
         """Ends everything below this process; SIGKILL, as a power cut would."""
         self.command = 0
+        self.run("down")
         deadline = time.monotonic() + END_SECS
         while (pids := descendants(os.getpid())) and time.monotonic() < deadline:
             for pid in pids:
@@ -177,7 +181,7 @@ class Machine:
             self.up()
 
     def run(self, step: str) -> bool:
-        """Runs the commands of `before` or `after`; whether all of them succeeded."""
+        """Runs the commands of one of the lists; whether all of them succeeded."""
         statuses = [
             subprocess.run(argv, timeout=END_SECS, stdin=subprocess.DEVNULL, check=False).returncode
             for argv in self.spec[step]

@@ -1,0 +1,125 @@
+# make demo     watch an experiment run on two lab machines made on this computer
+# make test     every test this computer can run; what it cannot run is named with the reason
+# make check    format, lint, types and the fast tests
+# make bench    one table: our speed beside that of other programs
+# make install  for systemd; DESTDIR and PREFIX as usual; make uninstall leaves settings and results alone
+# make help     these lines
+
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+TOOL ?= perftest
+PYTEST_ARGS ?=
+
+PREFIX ?= /usr
+DESTDIR ?=
+SYSTEM_PYTHON ?= /usr/bin/python3
+LIB = $(PREFIX)/lib/autoperfd
+TARGET = $(DESTDIR)$(PREFIX)
+PIP_INSTALL = $(DESTDIR)$(LIB)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+
+LOOPBACK = sshd:openssh-server ssh-keygen:openssh-client
+CONTAINER = systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables git:git strace:strace
+DDSPERF = ddsperf:cyclonedds-tools
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+# ------------------------------------------------------------------------------------------------ development
+
+venv: $(VENV)/.made
+
+$(VENV)/.made: pyproject.toml
+	@PYTHON=$(PYTHON) .ci/need module.ensurepip:python3-venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "autoperfd needs Python 3.11 or newer; name one with: make PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	@touch $@
+
+$(VENV)/.made-bench: $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+lint: venv
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+check: lint
+	$(BIN)/pytest --quiet -m 'not lab and not container and not install' $(PYTEST_ARGS)
+
+test: venv
+	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(if $(filter 0,$(shell id -u)),$(CONTAINER))
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+demo: venv
+	@.ci/need $(LOOPBACK) $(if $(filter ddsperf,$(TOOL)),$(DDSPERF))
+	@$(BIN)/python -m autoperfd.lab.demo --tool $(TOOL)
+
+bench: $(VENV)/.made-bench
+	@.ci/need --go-on $(LOOPBACK) parallel:parallel ansible:ansible-core
+	@$(BIN)/python -m autoperfd.lab.bench
+
+# The state diagram of README.md, written from the table the daemon runs on.
+diagram: venv
+	@$(BIN)/python .ci/diagram README.md
+
+clean:
+	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ------------------------------------------------------------------------------------------------ installation
+
+# The dependencies alone, in the virtual environment the daemon will live in; done again only when they change.
+install-venv:
+	@PYTHON=$(SYSTEM_PYTHON) .ci/need module.ensurepip:python3-venv
+	@set -e; wanted=$$(mktemp); trap 'rm -f "$$wanted"' EXIT; \
+	$(SYSTEM_PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >"$$wanted"; \
+	if ! cmp -s "$$wanted" $(DESTDIR)$(LIB)/dependencies.txt; then \
+	    $(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(LIB); \
+	    $(PIP_INSTALL) --requirement "$$wanted"; \
+	    install -m 644 "$$wanted" $(DESTDIR)$(LIB)/dependencies.txt; \
+	fi
+
+# pip builds in a copy, so that an installation leaves nothing in the sources.
+install: install-venv
+	@set -e; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
+	cp -R autoperfd pyproject.toml README.md LICENSE "$$copy"; \
+	$(PIP_INSTALL) --no-deps --force-reinstall "$$copy"
+	@$(DESTDIR)$(LIB)/bin/python -m compileall -q $(if $(DESTDIR),-s $(DESTDIR) -p /) $(DESTDIR)$(LIB)/lib
+	@$(if $(DESTDIR),grep -rlIZF '$(DESTDIR)' $(DESTDIR)$(LIB)/bin $(DESTDIR)$(LIB)/pyvenv.cfg | xargs -0r sed -i 's|$(DESTDIR)||g')
+	install -d $(TARGET)/bin $(TARGET)/lib/systemd/system $(TARGET)/share/doc/autoperfd/examples
+	ln -sf $(LIB)/bin/autoperfd $(LIB)/bin/autoperfctl $(TARGET)/bin/
+	sed 's|/usr/|$(PREFIX)/|; s|^ExecPaths=|&$(filter-out /usr,$(PREFIX)) |' systemd/autoperfd.service >$(TARGET)/lib/systemd/system/autoperfd.service
+	install -D -m 644 systemd/autoperfd.sysusers.conf $(TARGET)/lib/sysusers.d/autoperfd.conf
+	install -D -m 644 systemd/autoperfd.tmpfiles.conf $(TARGET)/lib/tmpfiles.d/autoperfd.conf
+	install -D -m 644 systemd/autoperfd.sysctl.conf $(TARGET)/lib/sysctl.d/60-autoperfd.conf
+	install -m 644 README.md CHANGELOG.md LICENSE $(TARGET)/share/doc/autoperfd
+	install -m 644 etc/queue-examples/*.toml $(TARGET)/share/doc/autoperfd/examples
+	install -d $(DESTDIR)/etc/autoperf
+	[ -e $(DESTDIR)/etc/autoperf/autoperfd.toml ] || install -m 644 etc/autoperfd.toml $(DESTDIR)/etc/autoperf
+	@$(if $(DESTDIR),,$(MAKE) --no-print-directory settle)
+
+# Accounts, folders and, where systemd runs, the kernel's setting and the unit.
+settle:
+	systemd-sysusers $(PREFIX)/lib/sysusers.d/autoperfd.conf
+	systemd-tmpfiles --create $(PREFIX)/lib/tmpfiles.d/autoperfd.conf
+	@if [ -d /run/systemd/system ]; then \
+	    /lib/systemd/systemd-sysctl $(PREFIX)/lib/sysctl.d/60-autoperfd.conf || true; \
+	    systemctl daemon-reload; \
+	    if systemctl --quiet is-active autoperfd; then \
+	        echo "installed; the old version runs until: systemctl restart autoperfd (tests on machines go on)"; \
+	    else echo "installed; now: systemctl enable --now autoperfd"; fi; \
+	fi
+
+uninstall:
+	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl --quiet disable --now autoperfd || true; fi
+	rm -rf $(DESTDIR)$(LIB) $(TARGET)/share/doc/autoperfd
+	rm -f $(TARGET)/bin/autoperfd $(TARGET)/bin/autoperfctl $(TARGET)/lib/systemd/system/autoperfd.service
+	rm -f $(TARGET)/lib/sysusers.d/autoperfd.conf $(TARGET)/lib/tmpfiles.d/autoperfd.conf
+	rm -f $(TARGET)/lib/sysctl.d/60-autoperfd.conf
+	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
+
+.PHONY: help venv lint check test demo bench diagram clean install-venv install settle uninstall

@@ -1,0 +1,407 @@
+"""The commands of autoperfctl: one row each with its help, its example, its arguments and what it does. One thread."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import autoperfd
+from autoperfd.ctl import client, terminal
+from autoperfd.ctl.down import NOT_RUNNING, START, status_when_down
+from autoperfd.ctl.places import Places, places
+from autoperfd.errors import AutoperfError, ConfigError, DaemonDown
+
+WATCH_SECS = 2.0
+
+
+def run(words: Sequence[str]) -> int:
+    """Carry out a command line; returns its exit status. SystemExit 2 (from argparse) for wrong usage."""
+    options = parser().parse_args(words, argparse.Namespace(config=None, runtime=None))
+    command: Command = options.row
+    try:
+        return command.run(Context(options, places(options.config, options.runtime)))
+    except ConfigError as error:
+        n = len(error.problems)
+        terminal.complain(f"{n} problem{'' if n == 1 else 's'}:\n{error.message}")
+        return 1
+    except AutoperfError as error:
+        terminal.complain(error.message, error.hint)
+        return NOT_RUNNING if isinstance(error, DaemonDown) else 1
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a command works with."""
+
+    options: argparse.Namespace
+    places: Places
+
+    def reply(self, command: str, args: dict[str, object] | None = None) -> dict[str, object]:
+        """The daemon's reply, also one that refuses. DaemonDown, AutoperfError when none comes."""
+        where = self.places.runtime
+        try:
+            return client.ask(str(where), command, args)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+            raise DaemonDown(
+                f"autoperfd is not running: nothing answers at {where}/control.sock", hint=START
+            ) from error
+        except PermissionError as error:
+            hint = "Run it as root or as a member of group autoperf"
+            raise AutoperfError(f"you may not speak to the daemon at {where}/control.sock", hint=hint) from error
+        except TimeoutError as error:
+            hint = "Look at `systemctl status autoperfd`"
+            raise AutoperfError(f"the daemon at {where}/control.sock does not answer in time", hint=hint) from error
+        except (OSError, ValueError) as error:
+            hint = "Was it restarted or upgraded just now? Try again"
+            raise AutoperfError(f"cannot speak to the daemon at {where}/control.sock: {error}", hint=hint) from error
+
+    def agreed(self, command: str, args: dict[str, object]) -> dict[str, object]:
+        """The daemon's reply; its refusal as AutoperfError."""
+        reply = self.reply(command, args)
+        if not reply.get("ok"):
+            raise AutoperfError(str(reply.get("error")), hint=str(reply.get("hint", "")))
+        return reply
+
+    def print(self, command: str, args: dict[str, object] | None = None) -> int:
+        """Ask and print; returns the exit status the daemon gives."""
+        return terminal.print_reply(self.reply(command, args), as_json=getattr(self.options, "json", False))
+
+
+# ---------------------------------------------------------------- looking
+
+
+def _status(context: Context) -> int:
+    if context.options.watch:
+        return _watch(context)
+    return _status_once(context)
+
+
+def _status_once(context: Context) -> int:
+    try:
+        return context.print("status")
+    except DaemonDown:
+        return status_when_down(context.places.runtime, context.places.state, context.options.json)
+
+
+def _watch(context: Context) -> int:
+    """Show the status again and again until interrupted: in place on a terminal, else one after the other."""
+    in_place, first = sys.stdout.isatty(), True
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            if in_place:
+                sys.stdout.write("\x1b[H\x1b[2J")
+            try:
+                _status_once(context)
+            except AutoperfError as error:
+                if first:
+                    raise
+                terminal.complain(error.message, error.hint)  # a restart, most likely: go on looking
+            first = False
+            if not in_place and not context.options.json:
+                sys.stdout.write("\n")
+            sys.stdout.flush()
+            time.sleep(WATCH_SECS)
+    return 0
+
+
+def _list(context: Context) -> int:
+    return context.print("list")
+
+
+def _show(context: Context) -> int:
+    return context.print("show", {"experiment": context.options.experiment})
+
+
+# ---------------------------------------------------------------- files
+
+
+def _check(context: Context) -> int:
+    from autoperfd.ctl import check
+
+    _, experiments = check.read(context.options.file, context.places.power)
+    if context.options.json:
+        terminal.print_json(check.facts(experiments))
+    else:
+        terminal.print_text(check.report(context.options.file, experiments))
+    return 0
+
+
+def _submit(context: Context) -> int:
+    from autoperfd.ctl import check, submit
+
+    file, queue = context.options.file, context.places.queue
+    data, experiments = check.read(file, context.places.power)
+    name = submit.put(data, Path(file).name, queue)
+    names = ", ".join(experiment.name for experiment in experiments)
+
+    def listing() -> dict[str, object] | None:
+        try:
+            data = context.agreed("list", {}).get("data")
+        except DaemonDown:
+            raise
+        except AutoperfError:  # not allowed to ask: what the folder shows must do
+            return None
+        return data if isinstance(data, dict) else None
+
+    try:
+        outcome, text = submit.fate(name, queue, listing, context.options.wait)
+    except DaemonDown as error:
+        where = f"waits in the queue as {name}" if (queue / name).exists() else f"was taken as {name}"
+        terminal.complain(f"{file} {where}, but autoperfd is not running", error.hint)
+        return NOT_RUNNING
+    if outcome == "accepted":
+        terminal.print_text(f"Accepted: {names if text in ('', outcome) else text}\n")
+        return 0
+    if outcome == "rejected":
+        terminal.complain(f"{file} was rejected:\n{text}")
+        return 1
+    if outcome == "unknown":
+        terminal.print_text(f"The daemon took {file} ({names}) and has not rejected it.\n")
+        return 0
+    terminal.complain(f"{file} still waits in the queue as {name}", "Look again in a minute: autoperfctl list")
+    return 1
+
+
+# ---------------------------------------------------------------- commanding
+
+
+def _halt(context: Context) -> int:
+    return context.print("halt", _named(context, "experiment"))
+
+
+def _resume(context: Context) -> int:
+    return context.print("resume", _named(context, "experiment"))
+
+
+def _cancel(context: Context) -> int:
+    return context.print("cancel", _named(context, "experiment"))
+
+
+def _retry(context: Context) -> int:
+    args = _named(context, "test", "experiment")
+    if context.options.failed:
+        args["failed"] = True
+    return context.print("retry", args)
+
+
+def _skip(context: Context) -> int:
+    return context.print("skip", _named(context, "test", "experiment"))
+
+
+def _trust(context: Context) -> int:
+    from autoperfd.ctl import trust
+
+    found = trust.offers(_machines(context), context.agreed)
+    terminal.print_text("".join(trust.shown(offer) for offer in found))
+    blind = [offer.name for offer in found if offer.error]
+    if blind:
+        terminal.complain(f"{', '.join(blind)}: no host key seen", "See to the network and sshd there, then try again")
+    wanted = [offer for offer in found if offer.news]
+    if not wanted:
+        if not blind:
+            terminal.print_text("All of these keys are trusted already.\n")
+        return 1 if blind else 0
+    if not context.options.yes and not trust.agreed():
+        terminal.complain("nothing was trusted", "Compare the fingerprints, then repeat it with --yes")
+        return 1
+    terminal.print_text(trust.pin(wanted, context.agreed))
+    return 1 if blind else 0
+
+
+def _machines(context: Context) -> list[dict[str, object]]:
+    """The machines of the file that is named, or the daemon's machine of that name."""
+    what = context.options.what
+    if not (what.endswith(".toml") or "/" in what or Path(what).is_file()):
+        data = context.agreed("addresses", {"machine": what}).get("data")
+        machines = data.get("machines") if isinstance(data, dict) else None
+        return [machine for machine in machines if isinstance(machine, dict)] if isinstance(machines, list) else []
+    from autoperfd.ctl import check
+
+    _, experiments = check.read(what, context.places.power)
+    known = {(m.ip, m.port): m.name for experiment in experiments for m in experiment.machines}
+    return [{"name": name, "host": host, "port": port} for (host, port), name in known.items()]
+
+
+def _named(context: Context, *keys: str) -> dict[str, object]:
+    values = ((key, getattr(context.options, key)) for key in keys)
+    return {key: value for key, value in values if value is not None}
+
+
+# ---------------------------------------------------------------- the command line
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a command, as argparse takes it."""
+
+    names: tuple[str, ...]
+    help: str
+    metavar: str | None = None
+    optional: bool = False
+    flag: bool = False
+    secs: float | None = None
+
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
+        """Add it."""
+        if self.flag:
+            parser.add_argument(*self.names, action="store_true", help=self.help)
+        elif self.secs is not None:
+            parser.add_argument(
+                *self.names, type=_secs, default=self.secs, metavar="SECS", help=f"{self.help} (default {self.secs:g})"
+            )
+        elif self.optional and not self.names[0].startswith("-"):
+            parser.add_argument(*self.names, nargs="?", metavar=self.metavar, help=self.help)
+        else:
+            parser.add_argument(*self.names, metavar=self.metavar, help=self.help)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command. `either`: its first two arguments, of which exactly one must be given."""
+
+    name: str
+    help: str
+    example: tuple[str, ...]
+    run: Callable[[Context], int]
+    arguments: tuple[Argument, ...] = ()
+    either: tuple[Argument, ...] = ()
+
+
+_JSON = Argument(("--json",), "print JSON for a script", flag=True)
+_EXPERIMENT = Argument(("experiment",), "name of the experiment", "EXPERIMENT")
+_EVERYTHING = Argument(("experiment",), "name of the experiment; without it: everything", "EXPERIMENT", optional=True)
+_FILE = Argument(("file",), "an experiment file (TOML)", "FILE")
+_TEST = Argument(("test",), "name of the test", "TEST")
+_OF = Argument(("--experiment",), "the experiment, where several have such a test", "NAME")
+_NAME = "30SEC_100B_1PUB_1SUB_REL_UC_100LC"
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        "status",
+        "what runs, how far, what failed, which machine is ill, whether anything is to be done",
+        ("autoperfctl status", "autoperfctl status --json | jq .attention"),
+        _status,
+        (_JSON, Argument(("--watch",), "show it again every two seconds, until Ctrl-C", flag=True)),
+    ),
+    Command(
+        "check",
+        "look at an experiment file: problems, number of tests, hours, who runs what; needs no daemon",
+        ("autoperfctl check my.toml",),
+        _check,
+        (_FILE, _JSON),
+    ),
+    Command(
+        "submit",
+        "check a file, put it into the queue and say whether it was accepted",
+        ("autoperfctl submit my.toml",),
+        _submit,
+        (_FILE, Argument(("--wait",), "how long to wait for the verdict", secs=30.0)),
+    ),
+    Command("list", "all experiments and what lately came through the queue", ("autoperfctl list",), _list, (_JSON,)),
+    Command("show", "one experiment in full", ('autoperfctl show "PCG #1"',), _show, (_EXPERIMENT, _JSON)),
+    Command(
+        "halt",
+        "stop an experiment, ending its running test; without a name hold everything, new files included",
+        ('autoperfctl halt "PCG #1"', "autoperfctl halt"),
+        _halt,
+        (_EVERYTHING,),
+    ),
+    Command(
+        "resume",
+        "let a halted experiment go on; without a name all of them, and lift the hold",
+        ('autoperfctl resume "PCG #1"', "autoperfctl resume"),
+        _resume,
+        (_EVERYTHING,),
+    ),
+    Command(
+        "retry",
+        "try a test again that was given up, or all of them",
+        (f"autoperfctl retry {_NAME}", 'autoperfctl retry --failed --experiment "PCG #1"'),
+        _retry,
+        (_OF,),
+        (
+            Argument(("test",), "name of the test", "TEST", optional=True),
+            Argument(("--failed",), "all tests that were given up", flag=True),
+        ),
+    ),
+    Command(
+        "skip",
+        "leave a test out",
+        (f"autoperfctl skip {_NAME}",),
+        _skip,
+        (_TEST, _OF),
+    ),
+    Command(
+        "cancel",
+        "end an experiment for good; its results stay",
+        ('autoperfctl cancel "PCG #1"',),
+        _cancel,
+        (_EXPERIMENT,),
+    ),
+    Command(
+        "trust",
+        "show the host keys that machines offer and, once you agree, trust them",
+        ("autoperfctl trust my.toml", "autoperfctl trust p1"),
+        _trust,
+        (
+            Argument(
+                ("what",), "a machine the daemon knows, or an experiment file for all its machines", "MACHINE|FILE"
+            ),
+            Argument(("--yes",), "do not ask", flag=True),
+        ),
+    ),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; `row` of the parsed options is the Command."""
+    places = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    where = places.add_argument_group("where the daemon is")
+    where.add_argument("--config", metavar="FILE", help="the daemon's settings (default /etc/autoperf/autoperfd.toml)")
+    where.add_argument(
+        "--runtime", metavar="DIR", help="folder of its socket (default $AUTOPERF_RUNTIME_DIR, settings)"
+    )
+    whole = argparse.ArgumentParser(
+        prog="autoperfctl",
+        description="Ask and command autoperfd, which runs performance experiments unattended.",
+        epilog="Exit status: 0 fine, 1 a problem was found, 2 wrong usage, 3 autoperfd is not running.",
+        parents=[places],
+    )
+    whole.add_argument("--version", action="version", version=f"autoperfctl {autoperfd.__version__}")
+    rows = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for row in COMMANDS:
+        one = rows.add_parser(
+            row.name,
+            help=row.help,
+            description=f"{row.help[0].upper()}{row.help[1:]}.",
+            epilog="\n".join(["example:", *(f"  {line}" for line in row.example)]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[places],
+        )
+        either: argparse._ActionsContainer = one
+        if row.either:
+            either = one.add_mutually_exclusive_group(required=True)
+        for argument in row.either:
+            argument.add_to(either)
+        for argument in row.arguments:
+            argument.add_to(one)
+        one.set_defaults(row=row)
+    return whole
+
+
+def examples() -> list[list[str]]:
+    """Every example of the help as words, for the tests."""
+    return [shlex.split(line.partition(" | ")[0])[1:] for row in COMMANDS for line in row.example]
+
+
+def _secs(text: str) -> float:
+    secs = float(text)
+    if not 0 <= secs <= 86_400:
+        raise argparse.ArgumentTypeError("must be from 0 to 86400 seconds")
+    return secs

@@ -1,0 +1,116 @@
+"""`autoperfd.toml`: the shipped file says what holds, and every problem is named at once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from autoperfd.core.settings import TABLES, DaemonSettings, PowerSwitch, read_settings, render
+from autoperfd.errors import ConfigError
+
+SHIPPED = Path(__file__).parents[2] / "etc" / "autoperfd.toml"
+
+
+def read(text: str) -> DaemonSettings:
+    return read_settings(text.encode(), "autoperfd.toml")
+
+
+def test_the_shipped_file_is_the_rows() -> None:
+    assert SHIPPED.read_text() == render(), "write the result of render() to etc/autoperfd.toml"
+
+
+def test_an_empty_file_and_the_shipped_one_are_the_defaults() -> None:
+    assert read("") == read(render()) == DaemonSettings()
+
+
+def test_the_lines_that_are_commented_out_are_the_defaults() -> None:
+    before_power, _, power = render().partition("# Power switches")
+    lines = re.sub(r"^#(?=\w+ = )", "", before_power, flags=re.MULTILINE)
+    assert lines.count("\n#") == lines.count("\n# ")
+    assert read(lines) == DaemonSettings()
+    switches = read(
+        re.sub(r"^#(?=[\w\[])", "", power.partition("\n#")[1] + power.partition("\n#")[2], flags=re.M)
+    ).power
+    assert switches["plug-p1"] == PowerSwitch("plug-p1", command=("/usr/local/bin/plug", "cycle", "p1"))
+    assert switches["plug-p2"].url.startswith("http://192.0.2.7/")
+
+
+def test_every_row_has_its_field() -> None:
+    assert sum(len(rows) for _, rows in TABLES.values()) + 1 == len(fields(DaemonSettings))
+
+
+def test_values_are_taken() -> None:
+    settings = read(
+        """
+        [paths]
+        state = "/srv/lab"
+        [machines]
+        backoff_first_secs = 0.05
+        ping = "auto"
+        auto_resume = false
+        [domains]
+        first = 10
+        last = 20
+        [webhook]
+        url = "https://example.org/hook?x=1"
+        on = ["halt", "finish"]
+        [queue]
+        settle_secs = 0.1
+        [power.p]
+        url = "http://192.0.2.1/off"
+        method = "GET"
+        expect = 204
+        """
+    )
+    assert settings.state == Path("/srv/lab")
+    assert (settings.backoff_first_secs, settings.ping, settings.auto_resume) == (0.05, "auto", False)
+    assert (settings.domain_first, settings.domain_last) == (10, 20)
+    assert settings.webhook_on == ("halt", "finish")
+    assert settings.settle_secs == 0.1
+    assert settings.power == {"p": PowerSwitch("p", url="http://192.0.2.1/off", method="GET", expect=204)}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "words"),
+    [
+        ("[path]\n", 1, "path", "did you mean 'paths'"),
+        ("settle_secs = 1\n", 1, "settle_secs", "it belongs in [queue]"),
+        ('[paths]\nstate = "state"\n', 2, "paths.state", "an absolute path"),
+        ("[machines]\nping = true\n", 2, "machines.ping", '"icmp"'),
+        ("[machines]\nstop_secs = nan\n", 2, "machines.stop_secs", "found nan"),
+        ("[machines]\nstop_secs = inf\n", 2, "machines.stop_secs", "found inf"),
+        ("[machines]\nstop_secs = true\n", 2, "machines.stop_secs", "found true"),
+        ("[machines]\nmax_file_mb = 1.5\n", 2, "machines.max_file_mb", "a whole number"),
+        ("[machines]\nbackoff_first_secs = 400\n", 1, "machines.backoff_cap_secs", "at least backoff_first_secs"),
+        ("[domains]\nfirst = 9\nlast = 3\n", 3, "domains.last", "at least first, 9"),
+        ("[domains]\nlast = 201\n", 2, "domains.last", "1 to 200"),
+        ('[webhook]\nurl = "ftp://x"\n', 2, "webhook.url", "http or https"),
+        ('[webhook]\nurl = "https://u:p@x/"\n', 2, "webhook.url", "http or https"),
+        ('[webhook]\nurl = "http://x/"\n', 2, "webhook.url", "allow_http = true"),
+        ('[webhook]\non = ["halts"]\n', 2, "webhook.on", 'did you mean "halt"'),
+        ("[queue]\nrescan_secs = 0\n", 2, "queue.rescan_secs", "0.05 to 3600"),
+        ("[power.p]\n", 1, "power.p", "either command or url"),
+        ('[power.p]\ncommand = "reboot"\n', 2, "power.p.command", "a list of strings"),
+        ('[power.p]\ncommand = ["plug"]\n', 2, "power.p.command", "absolute path"),
+        ('[power.p]\nurl = "http://x"\ncommand = ["/x"]\n', 1, "power.p", "either command or url"),
+        ('[power."a b"]\ncommand = ["/x"]\n', 1, "power.a b", "a name of letters"),
+        ("power = 3\n", 1, "power", "tables [power.<name>]"),
+        ("queue = 3\n", 1, "queue", "a table"),
+    ],
+)
+def test_problems(text: str, line: int, key: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.key) == (line, key)
+    assert words in str(problem)
+
+
+def test_all_problems_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read('[paths]\nstate = 1\nqueu = "/x"\n[machines]\nping = "x"\n[power.p]\nexpect = 1\n')
+    keys = [problem.key for problem in caught.value.problems]
+    assert keys == ["paths.state", "paths.queu", "machines.ping", "power.p", "power.p.expect"]

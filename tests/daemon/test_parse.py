@@ -1,0 +1,111 @@
+"""The limited child: whatever the bytes, an answer within bounds, and the parent goes on."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoperfd.core.config import read_experiments
+from autoperfd.daemon import parse
+from autoperfd.daemon.parse import MOST_BYTES, Limits, read_limited
+from autoperfd.errors import ConfigError
+from autoperfd.tools import TOOLS
+
+EXAMPLE = (Path(__file__).parents[2] / "etc" / "queue-examples" / "pcg.toml").read_bytes()
+
+
+def refused(data: bytes, limits: Limits | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_limited(data, "file.toml", TOOLS, [], limits)
+    return str(caught.value)
+
+
+def test_it_says_what_the_unlimited_reader_says() -> None:
+    parsed = read_limited(EXAMPLE, "file.toml", TOOLS, [])
+    assert parsed.experiments == read_experiments(EXAMPLE, "file.toml", TOOLS, [])
+    assert len(parsed.documents) == 1
+
+
+def test_it_starts_fast() -> None:
+    best = min(timed(lambda: read_limited(EXAMPLE, "file.toml", TOOLS, [])) for _ in range(5))
+    assert best < 0.25  # 35 ms on an idle computer
+
+
+def timed(call: object) -> float:
+    assert callable(call)
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 10_000,
+        b"x = " + b"[" * 100_000,
+        b"x = " + b"{a=" * 50_000,
+        b"a" + b".a" * 60_000 + b" = 1",
+        b"".join(b"a" + b".a" * 100 + b".b%d = 1\n" % n for n in range(4000)),
+        b"".join(b"[a.b%d.c.d]\n" % n for n in range(50_000)),
+        b"x = " + b"9" * 100_000,
+        b'x = """' + b'"' * 1000,
+        b"x = [" + b"1," * 400_000 + b"]",
+        b"[[experiments]]\n" * 50_000,
+        b"\0" * 1000,
+        b"x = 1979-05-27T07:32:00Z\ny = nan\nz = inf",
+    ],
+    ids=lambda data: data[:12].decode(),
+)
+def test_pathological_files_are_refused_in_time(data: bytes) -> None:
+    start = time.process_time()
+    assert refused(data)
+    assert time.process_time() - start < 2.5  # of this process; the child has its own limit
+
+
+def test_too_large_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", None)
+    assert f"at most {MOST_BYTES} bytes" in refused(b"#" * (MOST_BYTES + 1))
+
+
+SLOW = b"".join(b"[a%d]\nb.c = 1\n" % n for n in range(60_000))
+
+
+def test_cpu_time_is_limited() -> None:
+    start = time.perf_counter()
+    words = refused(SLOW, Limits(cpu_secs=0))
+    assert "more than 0 s of CPU time" in words
+    assert time.perf_counter() - start < 10
+
+
+def test_memory_is_limited() -> None:
+    words = refused(SLOW, Limits(memory_bytes=48 * 1024 * 1024))
+    assert "memory" in words or "status" in words
+
+
+def test_wall_time_is_limited() -> None:
+    assert "more than 0.001 s" in refused(SLOW, Limits(wall_secs=0.001))
+
+
+def test_a_child_that_dies_is_a_problem_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    child = tmp_path / "child.py"
+    monkeypatch.setattr(parse, "_CHILD", child)
+    for code, words in (
+        ("import os; os.abort()", "status -6"),
+        ("import sys; sys.exit('went wrong')", "status 1 went wrong"),
+        ("print('{')", "status 0"),
+        ("print('[' * 100000)", "status 0"),
+        ("print('{}')", "status 0"),
+    ):
+        child.write_text(code)
+        assert words in refused(EXAMPLE)
+
+
+@given(st.binary(max_size=300) | st.text(max_size=100).map(lambda text: b"experiments = " + text.encode()))
+@settings(max_examples=40, deadline=None)
+def test_any_bytes_are_refused_with_a_sentence(data: bytes) -> None:
+    assert "file.toml" in refused(data)

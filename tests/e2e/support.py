@@ -1,0 +1,159 @@
+"""A real daemon process on the loopback lab, for tests: start, kill, ask, drop files, wait with a deadline."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoperfd.lab.machines import LabMachine
+
+SETTINGS = """
+[paths]
+state = "{root}/state"
+queue = "{root}/queue"
+runtime = "{root}/run"
+known_hosts = "{root}/known_hosts"
+[machines]
+ping = "tcp"
+validation_secs = 3
+backoff_first_secs = 0.2
+backoff_cap_secs = 1
+patience_secs = {patience}
+boot_budget_secs = 20
+probe_secs = 0.5
+grace_secs = 3
+stop_secs = 1
+connect_secs = 3
+[queue]
+settle_secs = 0.05
+rescan_secs = 5
+{more}
+"""
+
+
+class LiveDaemon:
+    """autoperfd as a process of its own, with its folders under `root`."""
+
+    def __init__(self, root: Path, *, patience: float = 20, more: str = "") -> None:
+        self.root = root
+        self.state = root / "state"
+        self.queue = root / "queue"
+        for folder in (self.state, self.queue, root / "run"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.config = root / "autoperfd.toml"
+        self.config.write_text(SETTINGS.format(root=root, patience=patience, more=more))
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = root / "log"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        environment = {**os.environ, "PYTHONWARNINGS": "default"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "autoperfd.daemon.main", "--config", str(self.config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+        self.until(lambda: self.answers(), "the daemon answers", 20)
+
+    def answers(self) -> bool:
+        """Whether it is there; fails when the process has ended."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.text()
+        try:
+            return bool(self.ask("status")["ok"])
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL, at once."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def text(self) -> str:
+        """What it logged."""
+        return self.log.read_text(errors="replace")[-8000:]
+
+    def ask(self, command: str, **args: Any) -> dict[str, Any]:
+        """One command over the control socket; the whole reply."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(35)
+            sock.connect(str(self.root / "run" / "control.sock"))
+            sock.sendall(json.dumps({"v": 1, "command": command, "args": args}).encode() + b"\n")
+            data = b""
+            while not data.endswith(b"\n") and (part := sock.recv(65536)):
+                data += part
+        reply: dict[str, Any] = json.loads(data)
+        return reply
+
+    def trust(self, machines: Sequence[LabMachine]) -> None:
+        """Pin the lab's host keys."""
+        pins = [{"host": m.ip, "port": m.port, "keys": [m.host_key_line]} for m in machines]
+        reply = self.ask("pin", pins=pins)
+        assert reply["ok"], reply
+
+    def drop(self, name: str, text: str) -> None:
+        """Put a file into the queue as people do: write, then rename."""
+        fresh = self.queue / f".{name}"
+        fresh.write_text(text)
+        fresh.rename(self.queue / name)
+
+    def experiment(self, name: str) -> dict[str, Any]:
+        """One experiment of `list`."""
+        for experiment in self.ask("list")["data"]["experiments"]:
+            if experiment["name"] == name:
+                found: dict[str, Any] = experiment
+                return found
+        return {}
+
+    def await_outcome(self, name: str, outcome: str = "finished", secs: float = 60) -> dict[str, Any]:
+        """Wait until an experiment is idle with that outcome."""
+        self.until(lambda: self.experiment(name).get("outcome") == outcome, f"{name} is {outcome}", secs)
+        return self.experiment(name)
+
+    def await_state(self, name: str, state: str, secs: float = 30) -> dict[str, Any]:
+        """Wait until an experiment is in that state."""
+        self.until(lambda: self.experiment(name).get("state") == state, f"{name} is {state}", secs)
+        return self.experiment(name)
+
+    def until(self, condition: Callable[[], bool], what: str, secs: float = 30) -> None:
+        """Wait for a condition, with a deadline."""
+        pause, deadline = threading.Event(), time.monotonic() + secs
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {secs} s: {what}\n{self.text()}")
+            pause.wait(0.05)
+
+    def ess(self, folder: str) -> list[dict[str, str]]:
+        """The rows of an experiment's ESS."""
+        with (self.state / "results" / folder / "ess.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def experiment_toml(name: str, settings: str, machines: str, **keys: Any) -> str:
+    """An experiment file. `settings`: the lines of qos_settings; `keys`: further keys of [[experiments]]."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    kind = [] if "combination_generation_type" in keys else ['combination_generation_type = "pcg"']
+    head = ["[[experiments]]", f"experiment_name = {json.dumps(name)}", *kind, *lines]
+    return "\n".join([*head, "[experiments.qos_settings]", settings, machines])
