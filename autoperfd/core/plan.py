@@ -174,6 +174,9 @@ class Tool(Protocol):
     def problems(self, settings: Settings) -> list[tuple[str, str]]:
         """(key, reason) for every combination of values the tool cannot take; [] when fine."""
 
+    def warnings(self, settings: Settings) -> list[str]:
+        """What a person should know before trying these settings, as sentences; [] when nothing."""
+
     def plan(
         self,
         test_name: str,

@@ -8,11 +8,10 @@ import shlex
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterator
-from typing import Protocol, runtime_checkable
 
 from autoperfd.core.config import Experiment, read_experiments
 from autoperfd.core.names import test_name
-from autoperfd.core.plan import Plan, Setting, Settings, distribute
+from autoperfd.core.plan import Plan, Setting, distribute
 from autoperfd.daemon.views import duration
 from autoperfd.errors import AutoperfError
 from autoperfd.tools import TOOLS
@@ -21,12 +20,6 @@ MAX_BYTES = 1024 * 1024  # of an experiment file
 DOMAIN = 1  # stands for the one each attempt leases
 
 _SAMPLES = 1000  # tests looked at to estimate the hours and to find warnings
-
-
-@runtime_checkable
-class _Warns(Protocol):
-    def warnings(self, settings: Settings) -> list[str]:
-        """Sentences about what a test with these settings may do unasked."""
 
 
 def read(file: str, power: Collection[str]) -> tuple[bytes, tuple[Experiment, ...]]:
@@ -148,8 +141,6 @@ def _measuring_secs(experiment: Experiment) -> float:
 def _warnings(experiment: Experiment) -> list[str]:
     """The experiment's own warnings, and the tool's about its tests: one of each kind, whatever the numbers in it."""
     tool = TOOLS[experiment.tool]
-    if not isinstance(tool, _Warns):
-        return list(experiment.warnings)
     tests = _sampled(experiment)
     kinds: dict[str, list[str]] = {}
     for test in tests:

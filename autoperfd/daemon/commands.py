@@ -161,7 +161,7 @@ def _test(engine: Engine, args: Mapping[str, Any]) -> tuple[Entry, str, int]:
 # ---------------------------------------------------------------- host keys
 
 
-def addresses(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
+def _addresses(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     """Where a machine that some experiment names can be reached: data {machines: [{name, host, port}]}."""
     name = _text(args, "machine")
     found = {
@@ -180,8 +180,8 @@ def _pin(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     """Trust exactly these keys of these addresses: args {pins: [{host, port, keys: [line, …]}]}."""
     wall, lines = engine.clock.wall(), []
     rows: list[PinRow] = []
-    for pin in args.get("pins", ()):
-        host, port, keys = str(pin["host"]), int(pin["port"]), [str(key) for key in pin["keys"]]
+    for host, port, pin in machines_of(args, "pins"):
+        keys = [str(key) for key in pin.get("keys", ())]
         for key in keys:
             try:
                 lines.append(f"{host} port {port}: {key.split()[0]} {fingerprint(key)} is trusted.")
@@ -192,6 +192,18 @@ def _pin(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
         raise Refused("there is no key to trust")
     engine.trust(rows)
     return Reply(text="\n".join(lines) + "\n")
+
+
+def machines_of(args: Mapping[str, Any], key: str) -> list[tuple[str, int, Mapping[str, Any]]]:
+    """(host, port, the whole item) of each machine a command names. Raises Refused where it makes no sense."""
+    found = []
+    items = args.get(key)
+    for item in items if isinstance(items, list) else ():
+        host, port = (item.get("host"), item.get("port")) if isinstance(item, dict) else (None, None)
+        if not isinstance(host, str) or not isinstance(port, int) or not host or not 0 < port < 65536:
+            raise Refused(f"the command needs {key}, each with host and port")
+        found.append((host, port, item))
+    return found
 
 
 def _text(args: Mapping[str, Any], key: str) -> str:
@@ -210,6 +222,6 @@ COMMANDS: Mapping[str, Command] = {
     "cancel": _cancel,
     "skip": _skip,
     "retry": _retry,
-    "addresses": addresses,
+    "addresses": _addresses,
     "pin": _pin,
 }

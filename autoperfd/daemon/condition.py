@@ -12,8 +12,8 @@ from autoperfd.daemon import views
 from autoperfd.daemon.engine import Engine, Entry
 
 TODO = {
-    "failures": "Look at the reasons, mend them, then: autoperfctl resume",
-    "operator": "When it may go on: autoperfctl resume",
+    "failures": "Look at the reasons, mend them, then: autoperfctl resume {name}",
+    "operator": "When it may go on: autoperfctl resume {name}",
     "disk": "Make room; it goes on by itself",
 }
 
@@ -32,7 +32,7 @@ def status(engine: Engine) -> views.StatusView:
         hold=engine.hold,
         experiments=tuple(experiment(engine, entry) for entry in entries),
         failures=tuple(failures[:5]),
-        attention=(*engine.attention, *undelivered),
+        attention=(*engine.attention, *undelivered, *filter(None, (engine.trouble(),))),
     )
 
 
@@ -112,19 +112,20 @@ def experiment(engine: Engine, entry: Entry) -> views.ExperimentView:
         remaining_secs=_remaining_secs(entry, remaining, now),
         halted_cause=life.cause,
         halted_reason=life.reason if life.state == "halted" else "",
-        todo=_todo(life.cause, life.probing) if life.state == "halted" else "",
+        todo=_todo(entry) if life.state == "halted" else "",
         failures_in_a_row=life.failures_in_a_row,
         failures_allowed=life.experiment.policy.halt_after_consecutive_failures,
         machines=tuple(_machine(entry, machine) for machine in life.experiment.machines),
     )
 
 
-def _todo(cause: str, probing: bool) -> str:
-    if cause == "machine":
-        if probing:
+def _todo(entry: Entry) -> str:
+    name = f"'{entry.row.name}'" if not entry.row.name.isalnum() else entry.row.name
+    if entry.life.cause == "machine":
+        if entry.life.probing:
             return "See to the machine; it goes on by itself when all answer"
-        return "Mend what the reason says, then: autoperfctl resume"
-    return TODO.get(cause, "")
+        return f"Mend what the reason says, then: autoperfctl resume {name}"
+    return TODO.get(entry.life.cause, "").format(name=name)
 
 
 def _sentence(engine: Engine, entry: Entry) -> str:

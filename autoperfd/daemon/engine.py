@@ -143,6 +143,7 @@ class Engine:
         self.hold = ""  # why nothing starts; "" for no hold
         self.intake: list[Intake] = []  # newest first, a few
         self.attention: list[str] = []
+        self.trouble: Callable[[], str] = lambda: ""  # what keeps files from being taken in
         self.stopping = False
         self.changed = True  # something a person may see changed
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -367,7 +368,8 @@ class Engine:
             offer.answer(error)
             return
         names = tuple(experiment.name for experiment, *_ in accepted)
-        self._note_intake(Intake(offer.file, True, "accepted", self.clock.wall(), names))
+        sentence = "; ".join(["accepted", *(warning for e, *_ in accepted for warning in e.warnings)])
+        self._note_intake(Intake(offer.file, True, sentence, self.clock.wall(), names))
         offer.answer(())
         self.schedule()
 

@@ -50,6 +50,7 @@ SNAPSHOT_SECS = 1.0
 LOCK_SECS = 5.0
 OFFER_SECS = 60.0
 MOST_SCANNED = 200
+SCAN_SECS = 25.0
 
 
 class SystemClock:
@@ -104,6 +105,7 @@ class Daemon:
         self.settings, self.marker = settings, marker
         self.systemd = notify.Systemd()
         self.pulse = Pulse(self.systemd)
+        self.trouble: list[str] = []  # what a person should know from the start
         self._snapshot_at = 0.0
         self._sentence = ""
 
@@ -118,6 +120,7 @@ class Daemon:
         engine.load()
         control = Control(self.settings.runtime / "control.sock", _scanning(asker(engine.post), fleet, engine.pins))
         intake = Intake(engine, self.settings)
+        engine.trouble = lambda: intake.spool.trouble
         if sender is not None:
             sender.start()
         control.start()
@@ -203,6 +206,7 @@ class Daemon:
             grace_secs=s.grace_secs,
         )
         engine.workers = workers
+        engine.attention += self.trouble
         return engine, fleet, workers, sender
 
     def _sender(self, report: Callable[[notify.Message, notify.Outcome], None]) -> notify.Sender | None:
@@ -214,7 +218,13 @@ class Daemon:
 
         secret = _credential(s.webhook_secret_credential).encode()
         target = Target(url=url, secret=secret or None, allow_http=s.webhook_allow_http)
-        target.check()
+        try:
+            target.check()
+        except AutoperfError as error:
+            # Running experiments matter more than telling; the sentence stays in `status` until it is mended.
+            self.trouble.append(error.sentence())
+            log.error("%s", error.sentence())
+            return None
         return notify.Sender(target, report)
 
     def _decide(self, engine: Engine) -> None:
@@ -256,16 +266,25 @@ def _scanning(ask: Ask, fleet: Fleet, pins: PinBook) -> Ask:
     def answer(command: str, args: Mapping[str, Any], who: Who) -> Reply:
         if command != "scan":
             return ask(command, args, who)
-        found: list[dict[str, object]] = []
-        for machine in list(args.get("machines", ()))[:MOST_SCANNED]:
-            host, port = str(machine["host"]), int(machine["port"])
-            seen: dict[str, object] = {"name": machine.get("name", host), "host": host, "port": port}
+        machines = commands.machines_of(args, "machines")[:MOST_SCANNED]
+        found: list[dict[str, object]] = [{} for _ in machines]
+
+        def look(place: int) -> None:
+            host, port, item = machines[place]
+            seen: dict[str, object] = {"name": str(item.get("name") or host), "host": host, "port": port}
             try:
                 seen["keys"] = fleet.scan(host, port)
             except AutoperfError as error:
                 seen["error"] = error.sentence()
-            found.append({**seen, "trusted": pins.keys_for(host, port)})
-        return Reply(data={"machines": found})
+            found[place] = {**seen, "trusted": pins.keys_for(host, port)}
+
+        threads = [threading.Thread(target=look, args=(i,), daemon=True) for i in range(len(machines))]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + SCAN_SECS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return Reply(data={"machines": [seen for seen in found if seen]})
 
     return answer
 

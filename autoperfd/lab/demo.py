@@ -67,14 +67,19 @@ reboot = "experiment"
 
 [experiments.qos_settings]
 duration_secs = [3]
-datalen_bytes = [100, 1000]
+datalen_bytes = {datalen}
 pub_count     = [1]
 sub_count     = [1, 2]
-use_reliable  = [true, false]
+use_reliable  = {reliable}
 use_multicast = [false]
 latency_count = [10]
 
 """
+# ddsperf sends as fast as it can, so that best effort on one computer says little.
+SWEEPS = {
+    "perftest": {"datalen": "[100, 1000]", "reliable": "[true, false]"},
+    "ddsperf": {"datalen": "[100, 1000, 4000, 16000]", "reliable": "[true]"},
+}
 
 # Stands before ddsperf on the subscribers' machine: one start of it fails, as any program may.
 FAILS_ONCE = """\
@@ -181,7 +186,7 @@ class Demo:
         if self.tool == "ddsperf":
             for machine in lab.machines:
                 self._put_ddsperf(machine, program)
-        head = EXAMPLE.format(name=EXPERIMENT, tool=self.tool)
+        head = EXAMPLE.format(name=EXPERIMENT, tool=self.tool, **SWEEPS[self.tool])
         self.example.write_text(head + "\n".join(blocks), encoding="utf-8")
 
     def _environments(self) -> list[str]:
@@ -278,7 +283,8 @@ class Demo:
         say("5. The experiment status spreadsheet (ess.csv), and the figures (summary.csv)")
         print(table(attempts, {column: column.removesuffix("_count") for column in ESS_COLUMNS}))
         print()
-        print(table(summary, {"test_name": "test_name", **FIGURES}))
+        known = {key: name for key, name in FIGURES.items() if any(row.get(key) for row in summary)}
+        print(table(summary, {"test_name": "test_name", **known}))
         if self.tool == "perftest":
             print("\n   (Measured by the lab's stand-in, which is not RTI Perftest.)")
         say(f"6. It took {secs:.0f} s and everything is stopped. What is left to look at:")
@@ -287,8 +293,8 @@ class Demo:
         ended = [row["end_status"] for row in attempts]
         tests = {row["test_name"] for row in attempts if row["end_status"] == "success"}
         checks = {
-            "8 tests succeeded": len(tests) == 8 and ended.count("success") == 8,
-            "one attempt failed and was made again": len(ended) == 9,
+            "8 tests succeeded, each of them once": len(tests) == 8 and ended.count("success") == 8,
+            "an attempt failed and was made again": len(ended) > 8,
             "both machines were rebooted": rebooted,
             "every success has its archive": all((self.results / row["archive"]).is_file() for row in summary),
             "nothing runs any more": not left_running(self.folder),
@@ -343,7 +349,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def table(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str]) -> str:
     """Rows as aligned text under headings; `columns`: key -> heading. Numbers stand to the right."""
-    cells = [list(columns.values()), *([row.get(key, "") for key in columns] for row in rows)]
+    cells = [list(columns.values()), *([rounded(row.get(key, "")) for key in columns] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     numeric = [all(is_number(row[i]) for row in cells[1:]) for i in range(len(columns))]
     lines = []
@@ -354,6 +360,11 @@ def table(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str]) -> str:
         ]
         lines.append(f"   {'  '.join(words).rstrip()}")
     return "\n".join(lines)
+
+
+def rounded(word: str) -> str:
+    """A number with at most one decimal, anything else as it is."""
+    return f"{float(word):.1f}" if "." in word and is_number(word) else word
 
 
 def is_number(word: str) -> bool:
@@ -381,7 +392,7 @@ def end_earlier(folder: Path) -> None:
 
 
 def left_running(folder: Path) -> list[int]:
-    """Processes with the folder's name in their command line or environment, but this one."""
+    """Processes with a path below the folder in their command line or environment, but for this one and `make`."""
     mark, found = os.fsencode(f"{folder}/"), []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) not in (os.getpid(), os.getppid()):

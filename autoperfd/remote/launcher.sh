@@ -252,9 +252,7 @@ boot() {
   printf '%s\n' "$boot_id"
 }
 
-reclock() { date +%s.%N; }
-
-boot() {
+reboot() {
   run=sudo
   command -v sudo >/dev/null || run=
   if out=$(${run:+sudo -n} systemctl reboot 2>&1 </dev/null); then

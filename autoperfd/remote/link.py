@@ -229,17 +229,24 @@ class Link:
             return transport
 
     def _negotiate(self, pinned: list[tuple[str, bytes]], tcp_secs: float | None) -> _Transport:
-        kinds = keys.algorithms([kind for kind, _ in pinned])
-        transport = start_transport(self.machine, kinds, self.timing, self._note_socket, tcp_secs)
+        def start(kinds: list[str]) -> _Transport:
+            return start_transport(self.machine, keys.algorithms(kinds), self.timing, self._note_socket, tcp_secs)
+
+        try:
+            transport = start([kind for kind, _ in pinned])
+        except MachineImpossible as error:
+            if error.code != "SSH_INCOMPATIBLE":
+                raise
+            transport = start(list(keys.HOST_KEY_TYPES))  # it has no key of that type: learn which it has
         try:
             shown = transport.get_remote_server_key()
-            self.fingerprint = keys.fingerprint(shown.asbytes())
             if (shown.get_name(), shown.asbytes()) not in pinned:
                 trusted = " or ".join(keys.fingerprint(key) for _, key in pinned)
-                raise other_key(self.machine, self.fingerprint, trusted)
+                raise other_key(self.machine, keys.fingerprint(shown.asbytes()), trusted)
         except BaseException:
             transport.close()
             raise
+        self.fingerprint = keys.fingerprint(shown.asbytes())
         return transport
 
     def _note_socket(self, sock: tcp.TunedSocket) -> None:
@@ -314,7 +321,7 @@ def start_transport(
                 machine.name,
                 f"{where} has no SSH algorithm in common with autoperfd: {safe(str(problem), 300)}",
                 code="SSH_INCOMPATIBLE",
-                hint="Its host key may be of another type than the trusted one: autoperfctl trust, or update its sshd",
+                hint="Update its sshd",
             )
         if not transport.remote_version:
             raise away("SSH_NO_BANNER", f"{where} accepts connections, but no SSH server answers")

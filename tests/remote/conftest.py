@@ -21,9 +21,9 @@ def bench(lab: LoopbackLab, tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(lab, tmp_path)
     yield bench
     bench.close()
-    for machine in lab.machines:  # as a test may have left it
-        if lab.status()[machine.name] == "off":
-            lab.boot(machine.name)
+    for name, state in lab.status().items():  # as a test may have left it
+        if state == "off":
+            lab.boot(name)
     sweeper = Bench(lab, tmp_path)
     sweeper.fleet().sweep(sweeper.machines)
     sweeper.close()

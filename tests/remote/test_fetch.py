@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -59,7 +60,7 @@ def test_big_files_are_cut_at_the_cap(bench: Bench) -> None:
 def test_a_flood_is_stopped_on_the_machine(bench: Bench) -> None:
     order = bench.order(script("pub_0", bench.p1, "exec cat /dev/zero"))
     outcome = make(bench.fleet(replace(QUICK, max_file_bytes=1 << 20)), order)
-    assert outcome.records[0].signal == 25  # SIGXFSZ
+    assert outcome.records[0].signal == signal.SIGXFSZ or outcome.records[0].exit == 1  # where it is ignored
     assert (order.folder / "pub_0.stdout").stat().st_size == 1 << 20
 
 

@@ -165,11 +165,11 @@ def test_one_connection_serves_many_calls_and_is_made_again_when_reset(bench: Be
         for _ in range(3):
             validate(fleet, p1)
             fleet.sweep([p1])
-        taken = between.connections
-        assert taken == 1
+        link = fleet._lines([p1])["p1"].link
+        assert link.connections == 1
         between.reset()
         fleet.sweep([p1])
-        assert between.connections == 2
+        assert link.connections == 2
 
 
 def test_abandon_frees_a_blocked_call_at_once(bench: Bench) -> None:
