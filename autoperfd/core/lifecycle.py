@@ -18,7 +18,7 @@ from transitions import Machine as StateMachine
 from autoperfd.core import messages as m
 from autoperfd.core.config import Experiment
 from autoperfd.core.plan import Plan, Settings, Tool
-from autoperfd.core.policy import BLAMELESS_BUDGET, backoff_secs
+from autoperfd.core.policy import BLAMELESS_BUDGET, backoff_secs, todo
 from autoperfd.core.sweep import Sweep
 
 E = TypeVar("E", bound=m.Event)
@@ -72,7 +72,7 @@ ROWS: tuple[Row, ...] = (
     Row("halt", BUSY, "halted", (), ("interrupt_by_operator", "blame_operator")),
     Row("halt", ("idle",), "halted", (), ("blame_operator",)),
     Row("halt", ("halted",), "=", ("not_by_operator",), ("take_over",)),
-    Row("resume", ("halted",), "idle", (), ("forgive", "reschedule")),
+    Row("resume", ("halted",), "idle", (), ("say_resumed", "forgive", "reschedule")),
     Row("answered", ("halted",), "idle", ("machine_at_fault",), ("say_over", "forgive", "reschedule")),
     Row("swept", ("idle", "halted"), "=", (), ("sweep_done",)),
     Row("low_disk", ("validating",), "halted", (), ("blame_disk",)),
@@ -389,14 +389,13 @@ class Life:
             self.failures_in_a_row = 0
         self.succeeded += 1
         self._decide(event.result.end_status, event.wall)
-        self._plan_reboot(failed=False)
 
     def record_failure(self, data: Any) -> None:
         event = _event(data, m.Failed)
         over = self.given_up(data)
         self._close(event.result, event.wall)
         self.charged += 1
-        self._plan_reboot(failed=True)
+        self.reboot_owed = self.reboot_owed or self.experiment.policy.reboot == "failure"
         if over:
             self.failed += 1
             self.failures_in_a_row += 1
@@ -408,7 +407,6 @@ class Life:
         self._close(event.result, event.wall)
         self.blameless += 1
         self.reason = event.result.reason
-        self._plan_reboot(failed=False)
 
     def interrupt_by_controller(self, data: Any) -> None:
         event = _event(data, m.HalfStarted)
@@ -463,6 +461,10 @@ class Life:
 
     def call_off(self, data: Any) -> None:
         if self.test:
+            # Dropped again, the experiment goes on with this test.
+            entry = m.Requeued(test=self.test, number=self.number, charged=self.charged)
+            self.requeued.appendleft(entry)
+            self.step.changes.append(entry)
             self._drop_current()
         self.outcome, self.cause, self.reason = (
             "cancelled",
@@ -485,15 +487,15 @@ class Life:
     def blame_machine(self, data: Any) -> None:
         event = _event(data, m.Event)
         result = event.result if isinstance(event, m.Failed) else event
-        self._halt("machine", getattr(result, "reason", ""), getattr(result, "machine", ""))
         # What a probe cannot see (a missing licence, say) a probe cannot call mended.
-        self.probing = self.tuning.auto_resume and isinstance(event, m.Impossible)
+        probing = self.tuning.auto_resume and isinstance(event, m.Impossible)
+        self._halt("machine", getattr(result, "reason", ""), getattr(result, "machine", ""), probing=probing)
 
     def blame_away(self, data: Any) -> None:
         event = _event(data, m.Unreachable)
         away = self._away_for(event.now)
-        self._halt("machine", f"{event.reason} (no answer for {away:.0f} s)", event.machine)
-        self.probing = self.tuning.auto_resume
+        reason = f"{event.reason} (no answer for {away:.0f} s)"
+        self._halt("machine", reason, event.machine, probing=self.tuning.auto_resume)
 
     def blame_failures(self, data: Any) -> None:
         self.sweep_owed = True
@@ -511,8 +513,11 @@ class Life:
     def blame_disk(self, data: Any) -> None:
         self._halt("disk", _event(data, m.LowDisk).reason)
 
+    def say_resumed(self, data: Any) -> None:
+        self._tell("resume", f"resumed by {self._who(_event(data, m.Event))}")
+
     def say_over(self, _: Any) -> None:
-        self._tell("resume", f"over: {self.reason}")
+        self._tell("over", self.reason)
 
     def forgive(self, _: Any) -> None:
         self.cause = self.reason = ""
@@ -606,6 +611,7 @@ class Life:
             m.AttemptClosed(uid=self.uid, test=self.test, number=self.number, ended=wall, result=result)
         )
         self.uid, self.plan, self.confirmed, self.opened = "", None, False, 0.0
+        self.reboot_owed = self.reboot_owed or self.experiment.policy.reboot == "test"
 
     def _close_open(self, status: str, blame: Any, reason: str, wall: float, machine: str = "") -> None:
         if self.uid:
@@ -615,7 +621,14 @@ class Life:
         reason = f"skipped by {self._who(event)}"
         result = m.AttemptResult(end_status="skipped", blame="operator", reason=reason)
         self.step.changes.append(
-            m.AttemptClosed(uid="", test=event.test, number=number, ended=event.wall, result=result)
+            m.AttemptClosed(
+                uid="",
+                test=event.test,
+                number=number,
+                ended=event.wall,
+                result=result,
+                settings=self.sweep.at(event.index),
+            )
         )
 
     def _decide(self, status: str, wall: float) -> None:
@@ -625,15 +638,11 @@ class Life:
     def _decided(self, test: str, index: int, status: str, attempts: int, wall: float) -> None:
         self.step.changes.append(m.TestDecided(test=test, index=index, status=status, attempts=attempts, wall=wall))
 
-    def _plan_reboot(self, *, failed: bool) -> None:
-        when = self.experiment.policy.reboot
-        self.reboot_owed = self.reboot_owed or when == "test" or (when == "failure" and failed)
-
     def _away_for(self, now: float) -> float:
         return self.away_secs + (max(0.0, now - self.away_seen) if self.away_seen is not None else 0.0)
 
-    def _halt(self, cause: str, reason: str, machine: str = "") -> None:
-        self.cause, self.reason, self.probing = cause, reason, False
+    def _halt(self, cause: str, reason: str, machine: str = "", *, probing: bool = False) -> None:
+        self.cause, self.reason, self.probing = cause, reason, probing
         self.incident += 1
         self._tell("halt", reason, machine)
 
@@ -647,7 +656,9 @@ class Life:
             "test": self.test,
             "succeeded": self.succeeded,
             "failed": self.failed,
-            "remaining": self.remaining(),
+            "tests_done": self.succeeded + self.failed + self.skipped,
+            "tests_total": self.succeeded + self.failed + self.skipped + self.remaining(),
+            "todo": todo(self.cause, self.probing, self.experiment.name) if kind == "halt" else "",
         }
         self.step.changes.append(m.Notice(kind=kind, facts=facts))
 

@@ -329,6 +329,7 @@ class AttemptClosed:
     number: int
     ended: float  # wall
     result: AttemptResult
+    settings: Mapping[str, int | bool] = field(default_factory=dict)  # of a test that was never opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,7 +362,7 @@ class Unqueued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """Something people may be told: kind is halt, resume, finish or rejection. `incident` is one per halt."""
+    """Something people may be told: kind is halt, over, resume or finish. `incident` is one per halt."""
 
     kind: str
     facts: Mapping[str, str | int | float]

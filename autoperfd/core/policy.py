@@ -43,6 +43,23 @@ def backoff_secs(tries: int, first: float, cap: float, draw: float) -> float:
     return max(span * 0.1, span * draw)
 
 
+def todo(cause: str, probing: bool, name: str) -> str:
+    """What a person has to do about a halt; `probing`: the daemon looks by itself whether it is over."""
+    shown = name if name.isalnum() else f"'{name}'"
+    match cause:
+        case "machine" if probing:
+            return "See to the machine; it goes on by itself when all answer"
+        case "machine":
+            return f"Mend what the reason says, then: autoperfctl resume {shown}"
+        case "failures":
+            return f"Look at the reasons, mend them, then: autoperfctl resume {shown}"
+        case "operator":
+            return f"When it may go on: autoperfctl resume {shown}"
+        case "disk":
+            return "Make room; it goes on by itself"
+    return ""
+
+
 def result_of(
     verdict: Verdict, boot_before: Mapping[str, str], boot_after: Mapping[str, str], evidence: str
 ) -> AttemptResult:

@@ -8,14 +8,9 @@ import autoperfd
 from autoperfd.core.ess import timestamp
 from autoperfd.core.lifecycle import BUSY
 from autoperfd.core.plan import Machine
+from autoperfd.core.policy import todo
 from autoperfd.daemon import views
 from autoperfd.daemon.engine import Engine, Entry
-
-TODO = {
-    "failures": "Look at the reasons, mend them, then: autoperfctl resume {name}",
-    "operator": "When it may go on: autoperfctl resume {name}",
-    "disk": "Make room; it goes on by itself",
-}
 
 
 def status(engine: Engine) -> views.StatusView:
@@ -112,20 +107,11 @@ def experiment(engine: Engine, entry: Entry) -> views.ExperimentView:
         remaining_secs=_remaining_secs(entry, remaining, now),
         halted_cause=life.cause,
         halted_reason=life.reason if life.state == "halted" else "",
-        todo=_todo(entry) if life.state == "halted" else "",
+        todo=todo(life.cause, life.probing, entry.row.name) if life.state == "halted" else "",
         failures_in_a_row=life.failures_in_a_row,
         failures_allowed=life.experiment.policy.halt_after_consecutive_failures,
         machines=tuple(_machine(entry, machine) for machine in life.experiment.machines),
     )
-
-
-def _todo(entry: Entry) -> str:
-    name = f"'{entry.row.name}'" if not entry.row.name.isalnum() else entry.row.name
-    if entry.life.cause == "machine":
-        if entry.life.probing:
-            return "See to the machine; it goes on by itself when all answer"
-        return f"Mend what the reason says, then: autoperfctl resume {name}"
-    return TODO.get(entry.life.cause, "").format(name=name)
 
 
 def _sentence(engine: Engine, entry: Entry) -> str:

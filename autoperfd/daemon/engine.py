@@ -135,6 +135,7 @@ class Engine:
         pins: PinBook,
         answer: Callable[[Engine, Question], None],
         key_problem: Callable[[Machine], str],
+        free_bytes: Callable[[], int] = lambda: 1 << 62,
         controller: str = "",
     ) -> None:
         self.store, self.settings, self.tools, self.clock, self.rng = memory, settings, tools, clock, rng
@@ -149,6 +150,7 @@ class Engine:
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.workers: Work
         self._send, self._answer, self._key_problem = send, answer, key_problem
+        self._free_bytes = free_bytes
         self._outbox: dict[str, OutboxRow] = {}
         self._housekeeping_at = 0.0
         self.since = clock.wall()
@@ -220,6 +222,7 @@ class Engine:
         if now >= self._housekeeping_at:
             self._housekeeping_at = now + HOUSEKEEPING_SECS
             self._send_due()
+            self._look_for_room()
 
     # ------------------------------------------------------------ the one way forward
 
@@ -324,8 +327,19 @@ class Engine:
                 if key in taken:
                     reason = f"{name} is the same computer as {taken[key]} of {other.row.name}, which uses it now"
                     return m.Unreachable(machine=name, reason=reason, code="MACHINE_TAKEN")
+        free, reserve = self._free_bytes(), self.settings.disk_reserve_mb << 20
+        if free < reserve and not entry.life.uid:
+            reason = f"only {free >> 20} MB are free in {self.settings.state}, {reserve >> 20} MB are the reserve"
+            return m.LowDisk(reason=reason)
         uid = f"{self.rng.getrandbits(128):032x}"
         return replace(event, uid=uid, domain=self._domain(entry.life))
+
+    def _look_for_room(self) -> None:
+        """Let experiments that were halted for the disk go on when there is clearly room again."""
+        short = [e for e in self.entries.values() if e.life.state == "halted" and e.life.cause == "disk"]
+        if short and self._free_bytes() >= 2 * (self.settings.disk_reserve_mb << 20):
+            for entry in short:
+                self.happen(entry, m.Room())
 
     def _domain(self, life: Life) -> int:
         """A DDS domain that no running attempt has, nor this experiment's attempt before."""
@@ -467,7 +481,7 @@ class Engine:
     # ------------------------------------------------------------ telling people
 
     def _outgoing(self, kind: str, facts: Mapping[str, Any], wall: float) -> list[OutboxRow]:
-        if self._send is None or (kind != "halt" and kind not in self.settings.webhook_on):
+        if self._send is None or (kind not in ("halt", "over") and kind not in self.settings.webhook_on):
             return []
         told = {
             "controller": self.controller,

@@ -13,6 +13,7 @@ import os
 import queue
 import random
 import secrets
+import shutil
 import signal
 import sys
 import threading
@@ -194,6 +195,7 @@ class Daemon:
             pins=pins,
             answer=commands.answer,
             key_problem=key_problem,
+            free_bytes=lambda: shutil.disk_usage(s.state).free,
             controller=os.uname().nodename,
         )
         workers = Workers(

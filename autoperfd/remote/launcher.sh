@@ -395,7 +395,7 @@ supervise() { # N ROLE STDOUT STDERR command...: starts one participant parked, 
   birth "$pid"
   printf '%s %s\n' "$pid" "$birth" >"$d/pid.$number"
   printf 'spawned\n' >&5
-  wait "$pid"
+  wait "$pid" 2>/dev/null # some shells tell of signals there
   status=$?
   uptime
   kill -s KILL -- "-$pid" 2>/dev/null # what it left in its group

@@ -266,7 +266,7 @@ def test_files_of_a_reliable_test(played: dict[str, Scene]) -> None:
     scene = played["reliable"]
     assert scene.text("p0.csv").startswith("\nIntervals One-Way Latency for 100 Bytes:\nLength (Bytes), Latency (μs), ")
     *rows, summary = scene.rows("p0.csv")
-    assert len(rows) > 20
+    assert len(rows) > 5
     assert len(summary) == 10
     assert all(len(row) == 6 and row[4] <= row[1] <= row[5] for row in rows)
     assert rows[0][4] <= rows[0][5]
@@ -275,7 +275,7 @@ def test_files_of_a_reliable_test(played: dict[str, Scene]) -> None:
     assert rows
     assert all(len(row) == 8 and row[6] == 0 for row in rows)
     assert summary[1] >= rows[-1][1] > 0
-    assert 1000 < rows[-1][2] < 2500
+    assert 100 < rows[-1][2] < 3000
     assert summary[4] == 0
     assert scene.text("p0.out") == scene.text("s0.out") == ""
     raw = scene.text("raw.csv").splitlines()
@@ -293,7 +293,7 @@ def test_only_publisher_0_writes(played: dict[str, Scene]) -> None:
 def test_all_subscribers_get_all_samples_of_all_publishers(played: dict[str, Scene]) -> None:
     scene = played["two by two"]
     first, second = scene.rows("s0.csv"), scene.rows("s1.csv")
-    assert first[-1][1] == second[-1][1] > 8000
+    assert first[-1][1] == second[-1][1] > 1000
     assert len(first[0]) == 9  # with -cpu
     assert len(first[-1]) == 7
 
@@ -321,13 +321,13 @@ def test_a_latency_test_has_a_row_a_ping(played: dict[str, Scene]) -> None:
     scene = played["latency test"]
     pings = scene.rows("s0.csv")[-1][1]
     assert len(scene.rows("p0.csv")) - 1 == pings - 1  # a summary more; 4.1.1 prints none for the first
-    assert pings > 100
+    assert pings > 10
 
 
 def test_samples_larger_than_a_datagram(played: dict[str, Scene]) -> None:
     summary = played["large samples"].rows("s0.csv")[-1]
     assert summary[0] == 128000
-    assert summary[1] > 20
+    assert summary[1] > 5
     assert summary[4] == 0
     assert "Asynchronous Publishing: Yes" in played["large samples"].text("p0.err")
 

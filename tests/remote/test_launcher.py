@@ -1,0 +1,168 @@
+"""The launcher alone, without SSH: under every shell that may be /bin/sh or a login shell where one is installed."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autoperfd.remote import answers
+from autoperfd.remote.shell import COMMAND, LAUNCHER, Shell
+
+INSTALLATION = "00112233aabbccdd"
+VALUES = ["a b", "", "$(id)", "line\nbreak", "'\"\\", "é\udcff", "~", "trailing\n"]
+
+
+class Pipe:
+    """A process' standard streams, as Shell uses a channel."""
+
+    def __init__(self, argv: list[str], environment: dict[str, str], folder: Path) -> None:
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=folder, bufsize=0
+        )
+        self._timeout = 5.0
+
+    def settimeout(self, secs: float) -> None:
+        self._timeout = secs
+
+    def sendall(self, data: bytes) -> None:
+        assert self.process.stdin
+        view = memoryview(data)
+        while view:
+            view = view[self.process.stdin.write(view) :]
+
+    def recv(self, size: int) -> bytes:
+        assert self.process.stdout
+        if not select.select([self.process.stdout], [], [], self._timeout)[0]:
+            raise TimeoutError
+        return self.process.stdout.read(size)
+
+    def recv_stderr_ready(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.close()
+        self.process.wait(5)
+        self.process.stdout.close()
+
+
+def found(*names: str) -> list[object]:
+    return [
+        pytest.param(name, marks=() if shutil.which(name) else pytest.mark.skip(f"{name} is not installed here"))
+        for name in names
+    ]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "boot_id").write_text("11111111-2222-3333-4444-555555555555\n")
+    return folder
+
+
+def conversation(monkeypatch: pytest.MonkeyPatch, argv: list[str], home: Path, path: str, shell: str) -> Shell:
+    launcher = LAUNCHER.replace(b"/bin/sh", shell.encode())
+    monkeypatch.setattr("autoperfd.remote.shell.LAUNCHER", launcher)
+    command = COMMAND.replace("/bin/sh", shell).replace(str(len(LAUNCHER)), str(len(launcher)))
+    environment = {"HOME": str(home), "PATH": path, "AUTOPERF_BOOT_ID_FILE": str(home / "boot_id")}
+    return Shell(Pipe([*argv, "-c", command], environment, home), 5.0)  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=found("dash", "bash", "busybox", "mksh"))
+def shell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Shell]:
+    """A conversation with that shell as /bin/sh; with busybox nothing but busybox is on the PATH."""
+    binary, path = str(shutil.which(request.param)), os.environ["PATH"]
+    tools = home.parent / "tools"
+    tools.mkdir()
+    (tools / "sh").symlink_to(binary)
+    if request.param == "busybox":
+        for name in subprocess.run([binary, "--list"], capture_output=True, text=True, check=True).stdout.split():
+            if name != "sh":
+                (tools / name).symlink_to(binary)
+        path = str(tools)
+    shell = conversation(monkeypatch, [str(tools / "sh")], home, path, str(tools / "sh"))
+    yield shell
+    shell.ask("sweep", [INSTALLATION], (), 10)
+    shell.close()
+
+
+def prepared(shell: Shell, uid: str, *participants: list[str], deadline: int = 10) -> str:
+    values: list[str] = []
+    for at, argv in enumerate(participants):
+        values += ["pub", f"out{at}", f"err{at}", "1", str(len(argv) + 1), "NAME=$(value) 'x'", *argv]
+    tokens = [INSTALLATION, uid, deadline, 1, deadline + 2, 20, 4_000_000, "launcher.log"]
+    return shell.ask("prepare", [*tokens, len(participants), len(values)], values, 5).strip()
+
+
+def test_a_whole_attempt(shell: Shell, home: Path) -> None:
+    uid = uuid.uuid4().hex
+    place = [INSTALLATION, uid]
+    text = 'printf "%s|" "$NAME" "$@"; echo err >&2; exit 3'
+    argv = ["/bin/sh", "-c", text, "script", *VALUES]
+    assert prepared(shell, uid, argv, ["/bin/sh", "-c", "kill -9 $$"], ["/bin/sleep", "60"], deadline=1) == "parked"
+    assert answers.found(shell.ask("state", place, (), 5)).state == "parked"
+    assert shell.ask("go", place, (), 5).startswith("running ")
+    assert shell.ask("go", place, (), 5).startswith("running ")
+    state = answers.found(shell.ask("await", [*place, "all"], (), 8))
+    while state.state == "running":
+        state = answers.found(shell.ask("await", [*place, "all"], (), 8))
+    assert (state.state, state.before, state.after) == ("done", state.boot, state.boot)
+    assert state.boot == "11111111-2222-3333-4444-555555555555"
+    assert [ending.status for ending in state.endings] == [3, 137, 143]
+    assert [ending.why for ending in state.endings] == ["", "", "deadline"]
+    assert state.started is not None and abs(state.started - time.time()) < 10
+
+    names = ["out0", "err0", "out1", "launcher.log", "absent"]
+    shell.begin("fetch", [*place, 1000, 0, *names], (), time.monotonic() + 5)
+    offered = answers.manifest(shell.answer(time.monotonic() + 5), set(names), 1000)
+    sent = {file.name: b"".join(shell.stream(file.size, time.monotonic() + 5)) for file in offered}
+    hashes = answers.hashes(shell.answer(time.monotonic() + 5))
+    expected = "".join(f"{value}|" for value in ["$(value) 'x'", *VALUES])
+    assert sent["out0"] == expected.encode("utf-8", "surrogateescape")
+    assert sent["err0"] == b"err\n" and sent["out1"] == b"" and "absent" not in sent
+    assert sent["launcher.log"] == b""
+    assert set(hashes) == set(sent)
+    assert not (home / ".autoperf" / "busy").exists()
+
+
+def test_second_start_is_refused_and_tells_what_is_there(shell: Shell) -> None:
+    uid = uuid.uuid4().hex
+    assert prepared(shell, uid, ["/bin/sleep", "60"]) == "parked"
+    assert prepared(shell, uid, ["/bin/sleep", "60"]).startswith("found\nstate parked\n")
+    shell.ask("go", [INSTALLATION, uid], (), 5)
+    assert prepared(shell, uid, ["/bin/sleep", "60"]).startswith("found\nstate running\n")
+    state = answers.found(shell.ask("end", [INSTALLATION, uid, "sweep", 1], (), 5))
+    assert state.endings[0].why == "sweep"
+
+
+def test_probe(shell: Shell) -> None:
+    values = ["/bin/sh", "GREETING=hello", "-c", 'echo "$GREETING"; exit 4']
+    probed = answers.probed(shell.ask("probe", [INSTALLATION, "-", 1, 0, 5, 1], values, 10))
+    assert (probed.output, probed.exit) == ("hello\n", 4)
+    assert "needs" not in probed.lines and probed.first("executable") == "there"
+    assert probed.first("free_kb").isdigit() and probed.first("boot")
+
+
+@pytest.mark.parametrize("login", found("dash", "bash", "tcsh", "fish", "mksh", "zsh"))
+def test_every_login_shell_reads_the_command_alike(login: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    shell = conversation(monkeypatch, [str(shutil.which(login))], home, os.environ["PATH"], "/bin/sh")
+    assert shell.ask("boot", (), (), 5).strip() == "11111111-2222-3333-4444-555555555555"
+    shell.close()
+
+
+def test_noise_of_a_login_shell_is_passed_over(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    noisy = home / "noisy"
+    noisy.write_text('#!/bin/sh\nprintf "Welcome!\\nautoperf ready?\\nanswer 0 5\\n"\nexec /bin/sh "$@"\n')
+    noisy.chmod(0o755)
+    shell = conversation(monkeypatch, [str(noisy)], home, os.environ["PATH"], "/bin/sh")
+    assert shell.ask("boot", (), (), 5).strip() == "11111111-2222-3333-4444-555555555555"
+    shell.close()
