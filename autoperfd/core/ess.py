@@ -1,12 +1,13 @@
 """The rows of `ess.csv` and `summary.csv`: columns, formats and quoting. Pure; any thread.
 
-Text cells are quoted so that no spreadsheet takes them for a formula; numbers and times are written by us alone.
+Text that a spreadsheet could take for a formula begins with an apostrophe, and text that is more than one plain
+word is quoted, so that no separator in it begins a cell. Numbers and times are written by us alone.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -26,7 +27,8 @@ ESS_COLUMNS = (
 )
 
 Cell = str | int | float | bool | None
-_FORMULA_STARTS = frozenset("=+-@\t\r\n＝＋－＠")
+_FORMULA_STARTS = frozenset("=+-@＝＋－＠")
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/-]*")
 
 
 def timestamp(wall: float | None) -> str:
@@ -44,17 +46,27 @@ def cell(value: Cell) -> str:
         case bool():
             return "true" if value else "false"
         case int() | float():
-            return repr(value)
+            return repr(value) if math.isfinite(value) else ""
         case _:
             text = "".join(c if c.isprintable() else " " for c in value)
-            return f"'{text}" if value[:1] in _FORMULA_STARTS else text
+            return f"'{text}" if text.lstrip()[:1] in _FORMULA_STARTS or text[:1] == "'" else text
+
+
+def text_of(cell: str) -> str:
+    """The text that `cell` wrote, as far as it was printable."""
+    return cell.removeprefix("'")
 
 
 def line(values: Iterable[Cell]) -> str:
     """One csv line with its end."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow([cell(value) for value in values])
-    return buffer.getvalue()
+    return ",".join(_quoted(value) for value in values) + "\n"
+
+
+def _quoted(value: Cell) -> str:
+    text = cell(value)
+    if not isinstance(value, str) or _PLAIN.fullmatch(text):
+        return text
+    return '"' + text.replace('"', '""') + '"'
 
 
 def settings_cell(settings: Mapping[str, int | bool]) -> str:

@@ -18,14 +18,13 @@ from transitions import Machine as StateMachine
 from autoperfd.core import messages as m
 from autoperfd.core.config import Experiment
 from autoperfd.core.plan import Plan, Settings, Tool
-from autoperfd.core.policy import BLAMELESS_BUDGET, backoff_secs, todo
+from autoperfd.core.policy import BLAMELESS_BUDGET, KEPT, backoff_secs, todo
 from autoperfd.core.sweep import Sweep
 
 E = TypeVar("E", bound=m.Event)
 
 STATES = ("idle", "validating", "rebooting", "running", "backing-off", "halted")
 BUSY = ("validating", "rebooting", "running", "backing-off")
-ANY = STATES
 
 
 class Row(NamedTuple):
@@ -70,7 +69,7 @@ ROWS: tuple[Row, ...] = (
     Row("unreachable", ("validating", "rebooting", "running"), "backing-off", (), ("note_away",)),
     Row("due", ("backing-off",), "validating", (), ()),
     Row("halt", BUSY, "halted", (), ("interrupt_by_operator", "blame_operator")),
-    Row("halt", ("idle",), "halted", (), ("blame_operator",)),
+    Row("halt", ("idle",), "halted", ("waiting",), ("blame_operator",)),
     Row("halt", ("halted",), "=", ("not_by_operator",), ("take_over",)),
     Row("resume", ("halted",), "idle", (), ("say_resumed", "forgive", "reschedule")),
     Row("answered", ("halted",), "idle", ("machine_at_fault",), ("say_over", "forgive", "reschedule")),
@@ -78,8 +77,10 @@ ROWS: tuple[Row, ...] = (
     Row("low_disk", ("validating",), "halted", (), ("blame_disk",)),
     Row("room", ("halted",), "idle", ("disk_at_fault",), ("say_over", "forgive", "reschedule")),
     Row("skip", BUSY, "validating", ("is_current", "attempt_open"), ("skip_current",)),
-    Row("skip", ANY, "=", ("is_current",), ("skip_current",), asks=False),
-    Row("skip", ANY, "=", (), ("skip_other",), asks=False),
+    Row("skip", ("halted", *BUSY), "=", ("is_current",), ("skip_current",), asks=False),
+    Row("skip", ("halted", *BUSY), "=", (), ("skip_other",), asks=False),
+    Row("skip", ("idle",), "=", ("is_current",), ("skip_current", "finish_waiting"), asks=False),
+    Row("skip", ("idle",), "=", (), ("skip_other", "finish_waiting"), asks=False),
     Row("retry", ("idle",), "=", (), ("requeue", "reschedule"), asks=False),
     Row("retry", ("halted", *BUSY), "=", (), ("requeue",), asks=False),
     Row("cancel", BUSY, "idle", (), ("interrupt_by_operator", "call_off")),
@@ -91,7 +92,7 @@ ROWS: tuple[Row, ...] = (
         ("running",),
         "halted",
         ("third_crash", "second_poison"),
-        ("drop_poison", "blame_failures"),
+        ("drop_poison", "blame_crashes"),
     ),
     Row("restarted", ("running",), "validating", ("third_crash",), ("drop_poison",)),
     Row("restarted", ("running",), "=", (), ("count_crash",)),
@@ -293,7 +294,7 @@ class Life:
         return bool(self.uid)
 
     def reboot_due(self, _: Any) -> bool:
-        return self.reboot_owed
+        return self.reboot_owed and self.experiment.policy.reboot != "never"
 
     def hopeless(self, data: Any) -> bool:
         result = _event(data, m.Failed).result
@@ -343,9 +344,10 @@ class Life:
         event = _event(data, m.Validated)
         self.pings += event.pings
         self.ssh_checks += event.ssh_checks
-        self.tries, self.away_secs, self.away_seen, self.reason = 0, 0.0, None, ""
+        self._all_answered()
 
     def store_boot_ids(self, data: Any) -> None:
+        self._all_answered()
         self.boot_ids = dict(_event(data, m.Validated).boot_ids)
 
     def reboot_done(self, _: Any) -> None:
@@ -421,6 +423,7 @@ class Life:
     def lose_open(self, data: Any) -> None:
         event = _event(data, m.Event)
         machine, reason = getattr(event, "machine", ""), getattr(event, "reason", "")
+        self.sweep_owed = self.sweep_owed or bool(self.uid)
         self._close_open("machine-lost", "machine", reason, event.wall, machine)
 
     def skip_current(self, data: Any) -> None:
@@ -428,7 +431,8 @@ class Life:
         if self.uid:
             self._close_open("skipped", "operator", f"skipped by {self._who(event)}", event.wall)
         else:
-            self._record_skip(event, self.number + 1)
+            self.number += 1
+            self._record_skip(event, self.number)
         self.skipped += 1
         self._decide("skipped", event.wall)
 
@@ -447,7 +451,13 @@ class Life:
 
     def requeue(self, data: Any) -> None:
         event = _event(data, m.Retry)
-        for test, number in event.tests:
+        for test, number, status in event.tests:
+            if status in KEPT:
+                self.succeeded -= 1
+            elif status == "skipped":
+                self.skipped -= 1
+            else:
+                self.failed -= 1
             entry = m.Requeued(test=test, number=number, charged=0, first=False)
             self.requeued.append(entry)
             self.step.changes.append(entry)
@@ -458,6 +468,12 @@ class Life:
         self.outcome = "finished"
         self.sweep_owed = True
         self._tell("finish", "every test has its verdict")
+
+    def finish_waiting(self, _: Any) -> None:
+        """Nothing of it is on the machines, so nothing has to be swept."""
+        if self.outcome == "waiting" and not self.test and not self.has_next():
+            self.outcome = "finished"
+            self._tell("finish", "every test has its verdict")
 
     def call_off(self, data: Any) -> None:
         if self.test:
@@ -502,6 +518,10 @@ class Life:
         count = self.failures_in_a_row
         last = f"; the last one: {self.reason}" if self.reason else ""
         self._halt("failures", f"{count} tests in a row failed with all their attempts{last}")
+
+    def blame_crashes(self, _: Any) -> None:
+        self.sweep_owed = True
+        self._halt("failures", f"{self.poisoned} tests made the daemon crash; the last one: {self.reason}")
 
     def blame_operator(self, data: Any) -> None:
         self._halt("operator", f"halted by {self._who(_event(data, m.Event))}")
@@ -556,11 +576,10 @@ class Life:
         return m.Sweep(self.experiment.machines) if self.sweep_owed else None
 
     def sweep_if_owed_or_probe(self) -> m.Order | None:
-        if self.sweep_owed:
-            return m.Sweep(self.experiment.machines)
+        # Whoever goes on sweeps, so what is owed waits for the machines that are probed for.
         if self.probing:
             return m.SlowProbe(self.experiment.machines, self.tuning.probe_secs)
-        return None
+        return self.sweep_if_owed()
 
     def validate(self) -> m.Order:
         return m.Validate(self.experiment.machines, self.experiment.policy.reboot != "never", self.uid)
@@ -601,6 +620,9 @@ class Life:
             self.number = self.charged = 0
             self.cursor += 1
         self.blameless = self.crashes = 0
+
+    def _all_answered(self) -> None:
+        self.tries, self.away_secs, self.away_seen, self.reason = 0, 0.0, None, ""
 
     def _drop_current(self) -> None:
         self.test, self.index, self.number, self.charged, self.blameless = "", -1, 0, 0, 0

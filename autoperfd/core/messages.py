@@ -188,10 +188,10 @@ class Skip(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry(Event):
-    """Somebody wants tests tried again, with a fresh budget. (name, last attempt number used) each."""
+    """Somebody wants tests tried again, with a fresh budget. (name, last attempt number used, verdict) each."""
 
     row: ClassVar[str] = "retry"
-    tests: tuple[tuple[str, int], ...]
+    tests: tuple[tuple[str, int, str], ...]
     who: str = ""
 
 

@@ -116,7 +116,7 @@ def _retry(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
         entries = [engine.find(args["experiment"])] if args.get("experiment") else list(engine.entries.values())
         count = 0
         for entry in entries:
-            tests = engine.store.tests_with(entry.life.id, failed=True)
+            tests = engine.store.failed_tests(entry.life.id)
             if tests and entry.life.outcome != "cancelled":
                 engine.happen(entry, m.Retry(tests=tuple(tests), who=who.user))
                 count += len(tests)
@@ -132,7 +132,7 @@ def _retry(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
         raise Refused(f"{test} of {entry.row.name} has no verdict yet", hint="It will be run anyway")
     if decided[0] in ("success", "no-summary") and _intact(engine, entry, test):
         raise Refused(f"{test} of {entry.row.name} succeeded and its archive is intact", hint="It needs no retry")
-    engine.happen(entry, m.Retry(tests=((test, decided[1]),), who=who.user))
+    engine.happen(entry, m.Retry(tests=((test, decided[1], decided[0]),), who=who.user))
     return Reply(text=f"{test} of {entry.row.name} will be tried again.\n")
 
 

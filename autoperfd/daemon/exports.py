@@ -9,32 +9,43 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from autoperfd.core.ess import ESS_COLUMNS, ess_line, line, summary_columns
+from autoperfd.core.policy import KEPT
 from autoperfd.daemon import files
 from autoperfd.daemon.store import AttemptRow
 from autoperfd.errors import DiskError
 
 Lines = Callable[[int], Iterable[tuple[int, bytes]]]
-"""place -> (place, line) of the finished rows after that place, in order."""
-
-
-_LONGEST_LINE = 1 << 16
+"""place -> (place, line) of the finished rows after that place, in order; a line may be empty."""
 
 
 class GrowingCsv:
     """One exported file: a header, finished lines that only grow, and unfinished lines at its end."""
 
-    def __init__(self, path: Path, header: bytes, lines: Lines, state: list[int] | None) -> None:
-        """`state`: what `state()` gave when the file was last written, or None."""
+    def __init__(
+        self,
+        path: Path,
+        header: bytes,
+        lines: Lines,
+        state: list[int] | None,
+        unfinished: Callable[[int], bytes] = lambda place: b"",
+    ) -> None:
+        """`state`: what `state()` gave when the file was last written, or None.
+
+        `unfinished`: what stood behind the finished lines while the row after that place was not finished.
+        """
         self.path = path
         self.kept_aside = ""  # where the latest edited copy went
         self._header = header
         self._lines = lines
+        self._unfinished = unfinished
         # The last finished place, where its line ends, the checksum up to there, and the file's identity.
         self._place, self._end, self._crc, *self._seen = state or [0, len(header), zlib.crc32(header)]
 
@@ -45,7 +56,14 @@ class GrowingCsv:
     def update(self, unfinished: bytes) -> None:
         """Append what finished since the last time, then `unfinished`. Raises DiskError."""
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._update(unfinished)
+        except OSError as error:
+            self._seen = []
+            raise DiskError(f"cannot write {self.path}: {error.strerror or error}", hint="look at the disk") from error
+
+    def _update(self, unfinished: bytes) -> None:
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             self._rewrite(unfinished)
             return
@@ -54,7 +72,7 @@ class GrowingCsv:
             self._rewrite(unfinished)
             return
         try:
-            if self._identity(os.fstat(fd)) != self._seen and not self._is_ours(fd):
+            if self._identity(os.fstat(fd)) != self._seen and not self._is_ours(fd, unfinished):
                 self._keep_aside()
                 self._rewrite(unfinished)
                 return
@@ -68,9 +86,6 @@ class GrowingCsv:
                 self._end += len(body)
                 self._crc = zlib.crc32(body, self._crc)
             self._seen = self._identity(os.fstat(fd))
-        except OSError as error:
-            self._seen = []
-            raise DiskError(f"cannot write {self.path}: {error.strerror or error}", hint="look at the disk") from error
         finally:
             os.close(fd)
 
@@ -89,11 +104,13 @@ class GrowingCsv:
         self._place, self._end, self._crc = place, end, crc
         self._seen = self._identity(self.path.stat())
 
-    def _is_ours(self, fd: int) -> bool:
+    def _is_ours(self, fd: int, unfinished: bytes) -> bool:
         """Whether the file is something we wrote: what was there when last looked, then lines that finished since,
-        then at most one line more or a torn one. Moves on to the last finished line it holds.
+        then the unfinished line of now or of then, or a torn one. Moves on to the last finished line it holds.
         """
-        size = os.fstat(fd).st_size
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return False
         os.lseek(fd, 0, os.SEEK_SET)
         with open(os.dup(fd), "rb") as file:  # noqa: PTH123 - a descriptor, no path
             crc, left = 0, self._end
@@ -101,21 +118,19 @@ class GrowingCsv:
                 crc, left = zlib.crc32(chunk, crc), left - len(chunk)
             if left or crc != self._crc:
                 return False
-            place, end = self._place, self._end
+            place, end, following = self._place, self._end, b""
             for number, text in self._lines(place):
                 if file.read(len(text)) != text:
+                    following = text
                     break
                 place, end, crc = number, end + len(text), zlib.crc32(text, crc)
+            possible = (unfinished, following, self._unfinished(place))
             file.seek(end)
-            rest = file.read(_LONGEST_LINE) if size - end <= _LONGEST_LINE else b"\n\n"
-        if rest.count(b"\n") > 1 or (rest and b",running," not in rest and not self._torn(rest, place)):
+            rest = file.read(max(map(len, possible)) + 1)
+        if not any(line.startswith(rest) for line in possible):
             return False
         self._place, self._end, self._crc = place, end, crc
         return True
-
-    def _torn(self, rest: bytes, place: int) -> bool:
-        following = next(iter(self._lines(place)), None)
-        return b"\n" not in rest and (following is None or following[1].startswith(rest))
 
     def _keep_aside(self) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -152,15 +167,12 @@ class Exports:
             line(ESS_COLUMNS).encode(),
             lambda place: ((row.closed or 0, ess_text(row)) for row in closed_after(place)),
             kept.get("ess"),
+            lambda place: next((_running(row) for row in closed_after(place)), b""),
         )
         self._summary = GrowingCsv(
             folder / "summary.csv",
             line(summary_columns(setting_keys, figure_names)).encode(),
-            lambda place: (
-                (row.closed or 0, self._summary_text(row))
-                for row in closed_after(place)
-                if row.status in ("success", "no-summary")
-            ),
+            lambda place: ((row.closed or 0, self._summary_text(row)) for row in closed_after(place)),
             kept.get("summary"),
         )
 
@@ -177,9 +189,16 @@ class Exports:
         return names
 
     def _summary_text(self, row: AttemptRow) -> bytes:
+        if row.status not in KEPT:
+            return b""
         settings, figures = json.loads(row.settings), json.loads(row.figures)
         values = [settings.get(key) for key in self._setting_keys] + [figures.get(name) for name in self._figure_names]
         return line((row.test, row.number, row.status, *values, row.archive)).encode()
+
+
+def _running(row: AttemptRow) -> bytes:
+    """The line an attempt had before it ended."""
+    return ess_text(replace(row, ended=None, status="running", blame="", machine="", reason="", archive=""))
 
 
 def ess_text(row: AttemptRow) -> bytes:

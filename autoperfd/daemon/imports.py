@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from autoperfd.core.ess import ESS_COLUMNS
+from autoperfd.core.ess import ESS_COLUMNS, text_of
 from autoperfd.core.plan import END_STATUSES
 from autoperfd.core.policy import KEPT
 from autoperfd.core.sweep import Sweep
@@ -72,9 +72,9 @@ def _rows(reader: csv.DictReader[str], folder: Path, sweep: Sweep) -> Iterator[A
             ended=ended,
             status="interrupted" if status == "running" else status,
             blame=cells["blame"],
-            machine=cells["machine"],
+            machine=text_of(cells["machine"]),
             code="IMPORTED",
-            reason=cells["reason"],
+            reason=text_of(cells["reason"]),
             pings=pings,
             ssh_checks=checks,
             settings=json.dumps(sweep.at(index)),

@@ -30,11 +30,11 @@ class PinBook:
 
     def keys_for(self, host: str, port: int) -> list[str]:
         """Key lines "<type> <base64>" of an address; [] when it is unknown. Root's file wins where it knows it."""
-        from_root = self._from_root(host, port)
+        from_root, revoked = self._from_root(host, port)
         if from_root:
             return from_root
         with self._lock:
-            return list(self._pinned.get((host, port), ()))
+            return [key for key in self._pinned.get((host, port), ()) if key not in revoked]
 
     def rows_for(self, host: str, port: int) -> list[PinRow]:
         """The pinned rows of an address."""
@@ -51,13 +51,15 @@ class PinBook:
         with self._lock:
             self._pinned[(host, port)] = {row.key: row for row in rows}
 
-    def _from_root(self, host: str, port: int) -> list[str]:
+    def _from_root(self, host: str, port: int) -> tuple[list[str], set[str]]:
+        """The keys root's file gives an address, and those it revokes for all."""
         try:
             lines = self._file.read_text("utf-8", "replace").splitlines()
         except OSError:
-            return []
+            return [], set()
         wanted = f"[{host}]:{port}" if port != 22 else host
-        revoked, keys = set(), []
+        revoked: set[str] = set()
+        keys: list[str] = []
         for line in lines:
             fields = line.split()
             if not fields or fields[0].startswith("#"):
@@ -70,7 +72,7 @@ class PinBook:
                 revoked.add(key)
             elif any(_names(pattern, wanted) for pattern in fields[0].split(",")):
                 keys.append(key)
-        return [key for key in keys if key not in revoked]
+        return [key for key in keys if key not in revoked], revoked
 
 
 def _names(pattern: str, wanted: str) -> bool:
@@ -85,6 +87,9 @@ def _names(pattern: str, wanted: str) -> bool:
 
 
 def fingerprint(key: str) -> str:
-    """The "SHA256:…" of a key line "<type> <base64>", as ssh-keygen shows it."""
-    blob = base64.b64decode(key.split()[1])
+    """The "SHA256:…" of a key line "<type> <base64>", as ssh-keygen shows it. Raises ValueError."""
+    kind, _, text = key.partition(" ")
+    blob = base64.b64decode(text, validate=True)
+    if not blob.startswith(len(kind).to_bytes(4, "big") + kind.encode()):
+        raise ValueError(f"{key[:40]!r} is not a host key")
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")

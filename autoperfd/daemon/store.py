@@ -49,6 +49,8 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE requeued(
         id INTEGER PRIMARY KEY, experiment INTEGER NOT NULL, place REAL NOT NULL, test TEXT NOT NULL,
         number INTEGER NOT NULL, charged INTEGER NOT NULL, sum TEXT NOT NULL);
+    CREATE INDEX requeued_by_place ON requeued(experiment, place);
+    CREATE INDEX requeued_by_test ON requeued(experiment, test);
     CREATE TABLE outbox(
         id TEXT PRIMARY KEY, created REAL NOT NULL, kind TEXT NOT NULL, facts TEXT NOT NULL,
         tries INTEGER NOT NULL, next_at REAL NOT NULL, state TEXT NOT NULL, why TEXT NOT NULL,
@@ -257,8 +259,8 @@ class Store:
                         f"the memory names an open attempt {raw['uid']}, but has no row of it", hint=_READ_HINT
                     )
                 loaded.open_attempts[exp] = found
-        for exp, test, number, charged in self._rows(
-            "SELECT experiment, test, number, charged, sum FROM requeued ORDER BY place"
+        for exp, _, test, number, charged in self._rows(
+            "SELECT experiment, place, test, number, charged, sum FROM requeued ORDER BY place"
         ):
             entry = m.Requeued(test=test, number=number, charged=charged)
             loaded.requeued.setdefault(exp, []).append(entry)
@@ -303,23 +305,17 @@ class Store:
 
     def test_status(self, experiment: int, test: str) -> tuple[str, int] | None:
         """(final status or "", attempts made) of a test, or None where it was never decided."""
-        sql = "SELECT status, attempts FROM tests WHERE experiment = ? AND name = ?"
-        row = self._db.execute(sql, (experiment, test)).fetchone()
-        return (row[0], row[1]) if row else None
+        row = next(self._tests("experiment = ? AND name = ?", (experiment, test)), None)
+        return (row[3], row[4]) if row else None
 
-    def tests_with(self, experiment: int, *, failed: bool) -> list[tuple[str, int]]:
-        """(name, attempts made) of the decided tests that failed (or did not), in the order of the sweep."""
-        sign = "NOT IN" if failed else "IN"
-        sql = (
-            f"SELECT name, attempts FROM tests WHERE experiment = ? AND status {sign} "
-            "('success', 'no-summary', 'skipped', '') ORDER BY place"
-        )
-        return [(name, attempts) for name, attempts in self._db.execute(sql, (experiment,))]
+    def failed_tests(self, experiment: int) -> list[tuple[str, int, str]]:
+        """(name, attempts made, final status) of the tests that failed for good, in the order of the sweep."""
+        where = "experiment = ? AND status NOT IN ('success', 'no-summary', 'skipped', '') ORDER BY place"
+        return [(row[1], row[4], row[3]) for row in self._tests(where, (experiment,))]
 
     def decided_from(self, experiment: int, place: int) -> list[str]:
         """Names of decided tests at `place` of the sweep or later."""
-        sql = "SELECT name FROM tests WHERE experiment = ? AND place >= ? AND status <> ''"
-        return [name for (name,) in self._db.execute(sql, (experiment, place))]
+        return [row[1] for row in self._tests("experiment = ? AND place >= ? AND status <> ''", (experiment, place))]
 
     def waiting_messages(self) -> list[OutboxRow]:
         """Messages that are neither sent nor given up, oldest first."""
@@ -349,7 +345,8 @@ class Store:
             for write in writes:
                 self._write(write)
             self._db.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
+            # ValueError, OverflowError: a text or a number that SQLite cannot take.
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise StoreError(
@@ -391,22 +388,18 @@ class Store:
                 old = self.attempt(experiment, change.test, change.number)
                 self._save_attempt(closed_row(experiment, change, old, self.closed(experiment) + 1), new=old is None)
             case m.TestDecided():
-                values = (experiment, change.test, change.index, change.status, change.attempts, change.wall)
+                place = min(change.index, _FARTHEST)
+                values = (experiment, change.test, place, change.status, change.attempts, change.wall)
                 self._replace("tests", values)
             case m.Requeued():
-                edge = "MIN(place), 0) - 1" if change.first else "MAX(place), 0) + 1"
-                sql = f"SELECT COALESCE({edge} FROM requeued WHERE experiment = ?"
-                (place,) = self._db.execute(sql, (experiment,)).fetchone()
-                row = (experiment, place, change.test, change.number, change.charged)
-                total = row_sum(experiment, change.test, change.number, change.charged)
-                self._db.execute(
-                    "INSERT INTO requeued(experiment, place, test, number, charged, sum) VALUES(?,?,?,?,?,?)",
-                    (*row, total),
-                )
-                sql = "SELECT place, attempts, decided FROM tests WHERE experiment = ? AND name = ?"
-                old = self._db.execute(sql, (experiment, change.test)).fetchone()
-                if old is not None:
-                    self._replace("tests", (experiment, change.test, old[0], "", old[1], old[2]))
+                end = "MIN(place), 0) - 1" if change.first else "MAX(place), 0) + 1"
+                sql = f"SELECT COALESCE({end} FROM requeued WHERE experiment = ?"
+                (edge,) = self._db.execute(sql, (experiment,)).fetchone()
+                row = (experiment, float(edge), change.test, change.number, change.charged)
+                self._insert("requeued", ("experiment", "place", "test", "number", "charged"), row)
+                decided = next(self._tests("experiment = ? AND name = ?", (experiment, change.test)), None)
+                if decided is not None:
+                    self._replace("tests", (*decided[:3], "", *decided[4:]))
             case m.Unqueued():
                 self._db.execute("DELETE FROM requeued WHERE experiment = ? AND test = ?", (experiment, change.test))
             case m.Notice():
@@ -431,9 +424,16 @@ class Store:
         self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES({places})", (*values, row_sum(*values)))
 
     def _attempts(self, where: str, values: Sequence[Any]) -> Iterator[AttemptRow]:
-        for row in self._db.execute(_ATTEMPT_SELECT + where, values):
-            self._check("attempts", row[1:-1], row[-1])
-            yield AttemptRow(**dict(zip(ATTEMPT_COLUMNS, row[:-1], strict=True)))
+        try:
+            for row in self._db.execute(_ATTEMPT_SELECT + where, values):
+                self._check("attempts", row[1:-1], row[-1])
+                yield AttemptRow(**dict(zip(ATTEMPT_COLUMNS, row[:-1], strict=True)))
+        except sqlite3.Error as error:
+            raise StoreError(f"the memory cannot be read: {error}", hint=_READ_HINT) from error
+
+    def _tests(self, where: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        columns = "experiment, name, place, status, attempts, decided"
+        return self._rows(f"SELECT {columns}, sum FROM tests WHERE {where}", values)
 
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         try:
@@ -449,6 +449,7 @@ class Store:
             raise StoreError(f"a row of the memory's table {table} does not match its checksum", hint=_READ_HINT)
 
 
+_FARTHEST = 2**63 - 1  # SQLite's largest integer; a space may be larger, no experiment ever gets there
 _READ_HINT = "Nothing was changed; keep the file, restore it from a backup or move it aside to begin anew"
 
 
@@ -528,31 +529,38 @@ def open_store(path: Path) -> Store:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         os.close(fd)
         db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        db.execute("PRAGMA journal_mode=PERSIST")
-        db.execute("PRAGMA synchronous=EXTRA")
-        db.execute("PRAGMA journal_size_limit=1048576")
-        db.execute("PRAGMA cache_size=-4096")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
+        try:
+            _prepare(db, path)
+        except BaseException:
             db.close()
-            raise NewerMemory(
-                f"the memory {path} has version {version}, this autoperfd knows up to {SCHEMA_VERSION}",
-                hint="Install the newer autoperfd again; nothing was changed",
-            )
-        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise StoreError(f"the memory {path} is damaged: {verdict}", hint=_READ_HINT)
-        for number in range(version, SCHEMA_VERSION):
-            db.execute("BEGIN EXCLUSIVE")
-            for statement in MIGRATIONS[number].split(";"):
-                if statement.strip():
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version={number + 1}")
-            db.execute("COMMIT")
+            raise
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"the memory {path} cannot be opened: {error}", hint=_READ_HINT) from error
     return Store(db)
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    db.execute("PRAGMA locking_mode=EXCLUSIVE")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise NewerMemory(
+            f"the memory {path} has version {version}, this autoperfd knows up to {SCHEMA_VERSION}",
+            hint="Install the newer autoperfd again; nothing was changed",
+        )
+    db.execute("PRAGMA journal_mode=PERSIST")
+    db.execute("PRAGMA synchronous=EXTRA")
+    db.execute("PRAGMA journal_size_limit=1048576")
+    db.execute("PRAGMA cache_size=-4096")
+    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise StoreError(f"the memory {path} is damaged: {verdict}", hint=_READ_HINT)
+    for number in range(version, SCHEMA_VERSION):
+        db.execute("BEGIN EXCLUSIVE")
+        for statement in MIGRATIONS[number].split(";"):
+            if statement.strip():
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version={number + 1}")
+        db.execute("COMMIT")
 
 
 def take_lock(folder: Path) -> int:

@@ -686,7 +686,7 @@ def spoil(content: bytes, left: str) -> bytes:
     if kind == "appended":
         return content + content
     if kind == "garbage":
-        return bytes(range(256)) * 16
+        return bytes(range(256)) * 16 + b"\n"
     if kind == "huge":
         return content + b"x" * (int(argument or 1) << 20)
     return b""  # no-file, empty

@@ -20,7 +20,6 @@ from autoperfd.errors import (
     MachineAway,
     MachineError,
     MachineImpossible,
-    MachineTaken,
     StartFailed,
 )
 from autoperfd.remote import answers
@@ -28,11 +27,14 @@ from autoperfd.remote.answers import STARTED, Found
 from autoperfd.remote.crew import Call, gravest, whole
 from autoperfd.remote.fetch import Fetched, fetch
 from autoperfd.remote.link import Line
+from autoperfd.remote.probe import taken
 from autoperfd.remote.shell import ShellBroken
 from autoperfd.remote.values import Order, Outcome, Timing
 
 MARGIN_SECS = 10.0  # how long after its hard stop a launcher may still be silent
-RECONNECT_SECS = (0.1, 1.0, 3.0)
+RECONNECT_PAUSES = (0.1, 1.0)  # a link lost in mid-test is told within seconds when it does not come back
+RECONNECT_SECS = 1.5
+JUST_STARTED = Found("running", "")
 FULL_KB = 64  # less free space than this at the end: the machine's disk is full
 VALUES_LIMIT = 1_700_000  # bytes of arguments and environment one machine's participants may have in all
 How = Literal["started", "adopted", "finished"]
@@ -64,6 +66,7 @@ class Attempt:
         self._hard = self._deadline + max(timing.grace_secs, timing.stop_secs + 1)
         self._offsets: dict[str, float] = {}  # machine -> its clock minus ours
         self._starts: dict[str, float] = {}  # machine -> its clock at the start
+        self._standing: dict[str, Found] = {}  # what was found of it at first; empty when it was started now
         self._publishers: set[str] = set()  # machines whose publishers have not all ended
         self._publishers_failed = False
         self._grace_ends: float | None = None
@@ -73,8 +76,9 @@ class Attempt:
         self._check()
         how: How
         if confirmed:
-            standing = whole(self._call.each(self._machines, self._state))
-            how = "finished" if all(f.state not in ("running", "starting") for f in standing.values()) else "adopted"
+            self._standing = whole(self._call.each(self._machines, self._state))
+            running = any(found.state == "running" for found in self._standing.values())
+            how = "adopted" if running else "finished"
         else:
             how = self._start()
         on_started()
@@ -89,8 +93,8 @@ class Attempt:
             standing = self._prepare()
             started = {name for name, found in standing.items() if found is not None and found.state in STARTED}
             if len(started) == len(standing):
-                running = any(found is not None and found.state == "running" for found in standing.values())
-                return "adopted" if running else "finished"
+                self._standing = {name: found for name, found in standing.items() if found is not None}
+                return "adopted" if any(f.state == "running" for f in self._standing.values()) else "finished"
             if started:
                 self._end_half(started)
             answered = whole(self._call.each(self._machines, self._go))
@@ -137,12 +141,7 @@ class Attempt:
         name = machine.name
         if kind == "taken":
             holder, _, uid = detail.partition(" ")
-            return MachineTaken(
-                name,
-                f"an attempt ({uid or 'unknown'}) of another autoperfd installation ({holder or 'unknown'}) runs there",
-                code="MACHINE_TAKEN",
-                hint="Wait until it has finished, or give one of the two other machines",
-            )
+            return taken(machine, holder, uid)
         if "No space left" in detail:
             return StartFailed(
                 name, "its disk is full", code="REMOTE_DISK_FULL", hint=f"Free space in ~{machine.username} there"
@@ -205,7 +204,7 @@ class Attempt:
         )
 
     def _wait_one(self, machine: Machine) -> Found:
-        found = self._state(machine)
+        found = self._standing.get(machine.name, JUST_STARTED)
         if machine.name not in self._offsets:
             self._note_clock(self._lines[machine.name])
         bound = time.monotonic() + max(0.0, self._hard - found.age) + MARGIN_SECS
@@ -229,10 +228,11 @@ class Attempt:
 
     def _await(self, machine: Machine, which: str, bound: float) -> Found:
         line = self._lines[machine.name]
-        for pause in (*RECONNECT_SECS, None):
+        for pause in (*RECONNECT_PAUSES, None):
             try:
+                line.connect(tcp_secs=RECONNECT_SECS)
                 secs = max(0.1, bound - time.monotonic())
-                return self._read(line, line.ask("await", [*self._place, which], secs=secs, on="bulk"))
+                return self._read(line, line.ask("await", [*self._place, which], secs=secs, on="bulk", tries=1))
             except MachineAway as away:
                 self._call.check()
                 if away.code == "SHELL_HANG" and time.monotonic() >= bound:

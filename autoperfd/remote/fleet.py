@@ -27,7 +27,8 @@ _Key = tuple[str, int, str, str]
 class Fleet:
     """All machines, one persistent link each. Thread-safe; one a daemon; `close` when done.
 
-    Errors of every method: MachineAway (may pass), MachineImpossible (a person must act), Cancelled.
+    Errors of every method: MachineAway (may pass), MachineTaken (another installation's attempt is there),
+    MachineImpossible (a person must act), Cancelled.
     Where several machines fail, the gravest is raised and the rest are its `others`.
     """
 
@@ -115,9 +116,7 @@ class Fleet:
         """
         lines = self._lines(machines)
         call = self._call(lines, cancelled)
-        return Validation(
-            whole(call.each(machines, lambda m: self._reboot(lines[m.name], boot_ids.get(m.name, ""), call)))
-        )
+        return Validation(whole(call.each(machines, lambda m: self._reboot(lines[m.name], boot_ids[m.name], call))))
 
     def attempt(
         self,
@@ -134,7 +133,7 @@ class Fleet:
         `on_started`, so it is never started again. `cancelled`: raises Cancelled soon and leaves the attempt
         alive (see `stop`). The attempt's folders stay on the machines until the next sweep or attempt.
 
-        Also raises HalfStarted, StartFailed, FetchFailed, MachineTaken, DiskError.
+        Also raises HalfStarted, StartFailed, FetchFailed, DiskError.
         """
         lines = self._lines(order.machines)
         call = self._call(lines, cancelled)
@@ -225,7 +224,7 @@ class Fleet:
     def _reboot(self, line: Line, stored: str, call: Call) -> MachineReport:
         deadline = time.monotonic() + self._timing.boot_budget_secs
         checks = 0
-        told = not stored
+        told = False
         while True:
             call.check()
             checks += 1

@@ -19,11 +19,15 @@ HOST_KEY_TYPES = (
     "ecdsa-sha2-nistp521",
     "ssh-rsa",
 )
+KEY_FOLDER = "keys"  # the unit's credential that is a whole folder, each file of it "keys_<its name>"
 RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256")
 
 
 class KeyRing:
-    """Private keys, each read once. A credential of the same file name wins over the path."""
+    """Private keys, each read once. A credential of the same file name wins over the path.
+
+    A credential is one file (`LoadCredential=NAME:…`) or one of the folder `LoadCredential=keys:/etc/autoperf/keys`.
+    """
 
     def __init__(self, credentials: Path | None, home: Path) -> None:
         self._credentials = credentials
@@ -45,15 +49,19 @@ class KeyRing:
 
     def _read(self, machine: str, path: str) -> paramiko.PKey:
         file = self._home / path.removeprefix("~/") if path.startswith("~/") else Path(path)
-        if self._credentials and (self._credentials / file.name).is_file():
-            file = self._credentials / file.name
         drop_in = f"systemctl edit autoperfd, with: [Service] LoadCredential={file.name}:{file}"
+        given: list[Path] = []
+        if self._credentials:
+            given = [self._credentials / name for name in (file.name, f"{KEY_FOLDER}_{file.name}")]
         try:
-            return paramiko.PKey.from_path(file)
+            return paramiko.PKey.from_path(next((path for path in given if path.is_file()), file))
         except (paramiko.PasswordRequiredException, TypeError):
             reason, hint = "it has a passphrase", f"Make a key without one: ssh-keygen -p -N '' -f {file}"
         except OSError as error:
-            reason, hint = error.strerror or str(error), f"Let the daemon have it: {drop_in}"
+            reason, hint = (
+                error.strerror or str(error),
+                f"Let the daemon have it: put a copy into /etc/autoperf/keys, or {drop_in}; then restart autoperfd",
+            )
         except (paramiko.SSHException, ValueError) as error:
             reason, hint = f"it is not a private key ({error})", f"Name another file, or {drop_in}"
         raise MachineImpossible(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from autoperfd.core.plan import Machine
 from autoperfd.core.text import safe
-from autoperfd.errors import MachineAway, MachineImpossible
+from autoperfd.errors import MachineAway, MachineImpossible, MachineTaken
 from autoperfd.remote import answers, ping
 from autoperfd.remote.crew import Call
 from autoperfd.remote.link import Line
@@ -107,7 +107,7 @@ def fit(
             knock(line.machine, question.ping, checks)
             checks.ssh += 1
             return _probe(line, timing, question, checks, known)
-        except (MachineAway, MachineImpossible) as error:
+        except (MachineAway, MachineTaken, MachineImpossible) as error:
             error.pings, error.ssh_checks = checks.pings, checks.ssh
             spent = time.monotonic() - began
             lasting = isinstance(error, MachineImpossible) and (
@@ -225,12 +225,25 @@ def _judge(machine: Machine, probed: answers.Probed, question: Question, *, star
             f"Add to sudoers there: {machine.username} ALL=(root) NOPASSWD: /usr/bin/systemctl reboot; "
             'or set reboot = "never"',
         )
+    if probed.first("busy"):
+        holder, _, uid = probed.first("busy").partition(" ")
+        raise taken(machine, holder, uid)
     if probed.first("logind") == "KillUserProcesses=yes":
         raise impossible(
             "KILL_USER_PROCESSES",
             "its systemd-logind ends everything a login started when the connection goes (KillUserProcesses=yes)",
             "Set KillUserProcesses=no in /etc/systemd/logind.conf there, or use a machine account it excludes",
         )
+
+
+def taken(machine: Machine, holder: str, uid: str) -> MachineTaken:
+    """The error for a machine that another installation uses."""
+    return MachineTaken(
+        machine.name,
+        f"an attempt ({uid or 'unknown'}) of another autoperfd installation ({holder or 'unknown'}) runs there",
+        code="MACHINE_TAKEN",
+        hint="Wait until it has finished, or use other machines for one of the two",
+    )
 
 
 def _facts(probed: answers.Probed) -> dict[str, str]:
@@ -246,9 +259,6 @@ def _facts(probed: answers.Probed) -> dict[str, str]:
         facts["temperature"] = f"{int(heat) / 1000:.1f}"
     if re.fullmatch(r"\d{1,12}\.\d{1,9}", facts.get("clock", "")):
         facts["clock_skew"] = f"{float(facts['clock']) - time.time():.3f}"
-    busy = probed.first("busy")
-    if busy:
-        facts["busy"] = busy  # installation and uid of another installation's attempt
     return facts
 
 

@@ -29,7 +29,10 @@ def daemon(tmp_path: Path, loopback_lab: LoopbackLab) -> Iterator[LiveDaemon]:
     live.stop()
 
 
-def machines(lab: LoopbackLab, environment: str = '{ STANDIN_FAST = "1" }') -> str:
+def machines(lab: LoopbackLab, misbehave: str = "") -> str:
+    """The machine tables. Stand-ins of one lab see only each other, whatever else runs on this computer."""
+    net = f"port{lab.machines[0].port}"
+    environment = f'{{ STANDIN_FAST = "1", STANDIN_NET = "{net}", STANDIN_MISBEHAVE = "{misbehave}" }}'
     return lab.experiment_machines(["pub", "sub"]).replace(
         "perftest_exec_path", f"environment = {environment}\nperftest_exec_path"
     )
@@ -58,3 +61,67 @@ def test_a_killed_daemon_finds_the_running_attempt_again(daemon: LiveDaemon, loo
     daemon.await_outcome("kills", secs=60)
     rows = daemon.ess("kills")
     assert [(row["end_status"], row["attempt_number"]) for row in rows] == [("success", "1")] * 2, daemon.text()
+
+
+def test_a_test_that_fails_once_is_tried_again(daemon: LiveDaemon, loopback_lab: LoopbackLab, tmp_path: Path) -> None:
+    once = f"sub_0/bestEffort:crash=11@{tmp_path}/crashed-once"
+    daemon.drop("a.toml", experiment_toml("retries", SETTINGS, machines(loopback_lab, once), reboot="failure"))
+    daemon.await_outcome("retries", secs=90)
+    rows = daemon.ess("retries")
+    assert [(row["end_status"], row["attempt_number"], row["blame"]) for row in rows] == [
+        ("success", "1", ""),
+        ("crashed", "1", "test"),
+        ("success", "2", ""),
+    ]
+    assert daemon.experiment("retries")["failed"] == 0
+
+
+def test_a_machine_that_is_off_backs_off_halts_and_goes_on(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
+    name = loopback_lab.machines[1].name
+    loopback_lab.kill(name)
+    daemon.stop()
+    daemon.config.write_text(daemon.config.read_text().replace("patience_secs = 20", "patience_secs = 2"))
+    daemon.start()
+    daemon.drop("a.toml", experiment_toml("away", SETTINGS, machines(loopback_lab), reboot="never"))
+    daemon.await_state("away", "backing-off")
+    halted = daemon.await_state("away", "halted")
+    assert halted["halted_cause"] == "machine"
+    assert name in halted["halted_reason"]
+    assert daemon.ess("away") == []
+    loopback_lab.boot(name)
+    daemon.await_outcome("away", secs=60)
+    assert [row["end_status"] for row in daemon.ess("away")] == ["success", "success"]
+
+
+def test_an_experiment_in_a_copied_results_folder_is_not_run_again(
+    daemon: LiveDaemon, loopback_lab: LoopbackLab, tmp_path: Path
+) -> None:
+    text = experiment_toml("copied", SETTINGS, machines(loopback_lab), reboot="never")
+    daemon.drop("a.toml", text)
+    daemon.await_outcome("copied")
+    daemon.stop()
+    for path in daemon.state.glob("autoperf.db*"):
+        path.unlink()
+    (next((daemon.state / "results" / "copied" / "data").glob("*BE*")) / "attempt-1.tar.gz").write_bytes(b"damaged")
+    daemon.start()
+    daemon.trust(loopback_lab.machines)
+    daemon.drop("a.toml", text)
+    daemon.await_outcome("copied")
+    rows = daemon.ess("copied")
+    assert [(row["end_status"], row["attempt_number"]) for row in rows] == [
+        ("success", "1"),
+        ("invalid", "1"),
+        ("success", "2"),
+    ]
+
+
+def test_an_edited_spreadsheet_is_kept_aside(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
+    daemon.drop("a.toml", experiment_toml("edited", SETTINGS, machines(loopback_lab), reboot="never"))
+    daemon.until(lambda: daemon.experiment("edited").get("succeeded") == 1, "one test has succeeded")
+    ess = daemon.state / "results" / "edited" / "ess.csv"
+    mine = ess.read_text().replace("success", "my own words")
+    ess.write_text(mine)
+    daemon.await_outcome("edited")
+    assert [row["end_status"] for row in daemon.ess("edited")] == ["success", "success"]
+    aside = list(ess.parent.glob("ess.edited-*.csv"))
+    assert [path.read_text() for path in aside] == [mine]

@@ -413,6 +413,8 @@ def test_another_installation_s_attempt_is_not_touched(bench: Bench) -> None:
     fleet = bench.fleet()
     with pytest.raises(MachineTaken, match="ffffffffffffffff"):
         make(fleet, ours)
+    with pytest.raises(MachineTaken, match="ffffffffffffffff"):
+        fleet.validate([bench.p1], (), (), wants_reboot=False, cancelled=threading.Event(), patience_secs=0)
     fleet.sweep(bench.machines)
     gate.touch()
     assert isinstance(running_there.join(), Outcome)
