@@ -181,13 +181,14 @@ def _pin(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     wall, lines = engine.clock.wall(), []
     rows: list[PinRow] = []
     for host, port, pin in machines_of(args, "pins"):
-        keys = [str(key) for key in pin.get("keys", ())]
-        for key in keys:
+        keys = pin.get("keys")
+        for line in keys if isinstance(keys, list) else ():
+            key = " ".join(str(line).split()[:2])  # without the comment
             try:
                 lines.append(f"{host} port {port}: {key.split()[0]} {fingerprint(key)} is trusted.")
             except (ValueError, IndexError):
                 raise Refused(f"{key[:40]!r} is not a host key") from None
-        rows += [PinRow(host=host, port=port, key=key, who=who.user, pinned=wall) for key in keys]
+            rows.append(PinRow(host=host, port=port, key=key, who=who.user, pinned=wall))
     if not rows:
         raise Refused("there is no key to trust")
     engine.trust(rows)

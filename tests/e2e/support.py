@@ -113,10 +113,10 @@ class LiveDaemon:
         reply = self.ask("pin", pins=pins)
         assert reply["ok"], reply
 
-    def drop(self, name: str, text: str) -> None:
+    def drop(self, name: str, text: str | bytes) -> None:
         """Put a file into the queue as people do: write, then rename."""
         fresh = self.queue / f".{name}"
-        fresh.write_text(text)
+        fresh.write_bytes(text.encode() if isinstance(text, str) else text)
         fresh.rename(self.queue / name)
 
     def experiment(self, name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from autoperfd.daemon import archive
 from autoperfd.lab.loopback import LoopbackLab
 from tests.e2e.support import LiveDaemon, experiment_toml
 
+BAD = Path(__file__).parent.parent / "data" / "bad"
 SETTINGS = """duration_secs = [3]
 datalen_bytes = [100]
 pub_count = [1]
@@ -125,3 +126,45 @@ def test_an_edited_spreadsheet_is_kept_aside(daemon: LiveDaemon, loopback_lab: L
     assert [row["end_status"] for row in daemon.ess("edited")] == ["success", "success"]
     aside = list(ess.parent.glob("ess.edited-*.csv"))
     assert [path.read_text() for path in aside] == [mine]
+
+
+def test_bad_files_are_refused_whole_and_disturb_nobody(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
+    daemon.drop("good.toml", experiment_toml("good", SETTINGS, machines(loopback_lab), reboot="never"))
+    daemon.await_state("good", "running")
+    assert daemon.process is not None
+    pid = daemon.process.pid
+    bad = sorted(BAD.glob("*.toml"))
+    assert len(bad) >= 40
+    for path in bad:
+        daemon.drop(f"bad-{path.name}", path.read_bytes())
+    rejected = daemon.queue / "rejected"
+    daemon.until(lambda: len(list(rejected.glob("bad-*.error.txt"))) == len(bad), "all bad files are refused", 60)
+    for path in bad:
+        words = (rejected / f"bad-{path.name}.error.txt").read_text()
+        for problem in path.with_suffix(".expected").read_text().splitlines():
+            line, key, part = problem.split(" | ", 2)
+            place = f"bad-{path.name}:{line}: {key}" if line != "0" else f"bad-{path.name}: {key}"
+            assert any(said.startswith(place) and part in said for said in words.splitlines()), (problem, words)
+        assert (rejected / f"bad-{path.name}").exists()
+    daemon.await_outcome("good")
+    assert [row["end_status"] for row in daemon.ess("good")] == ["success", "success"]
+    assert daemon.process.pid == pid
+    assert daemon.process.poll() is None
+    assert [e["name"] for e in daemon.ask("list")["data"]["experiments"]] == ["good"]
+
+
+def test_a_space_of_a_million_million_tests_is_taken_at_once(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
+    wide = """duration_secs = { min = 3, max = 1002 }
+datalen_bytes = { min = 2000, max = 2999 }
+pub_count = { min = 1, max = 100 }
+sub_count = { min = 1, max = 100 }
+latency_count = { min = 1, max = 100 }
+"""
+    keys = {"combination_generation_type": "rcg", "seed": 5, "reboot": "never"}
+    daemon.drop("wide.toml", experiment_toml("wide", wide, machines(loopback_lab), **keys))
+    daemon.await_state("wide", "running")
+    assert daemon.experiment("wide")["tests_total"] == 10**12
+    assert daemon.ask("halt", experiment="wide")["ok"]
+    daemon.await_state("wide", "halted")
+    assert daemon.ask("cancel", experiment="wide")["ok"]
+    assert daemon.experiment("wide")["outcome"] == "cancelled"

@@ -277,7 +277,7 @@ def test_prepared_but_never_started_gives_up_and_can_be_made_ready_again(bench: 
     prepare_only(bench, order, secs=1)
     pids = [bench.pids(machine, order.uid) for machine in bench.machines]
     until(lambda: all((folder / "done").exists() for folder in folders))
-    assert not any(Path(f"/proc/{pid}").exists() for each in pids for pid in each.values())
+    until(lambda: not any(running(pid) for each in pids for pid in each.values()))
     outcome = make(fleet, order)
     assert outcome.how_found == "started"
     assert [record.exit for record in outcome.records] == [0, 0]
