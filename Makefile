@@ -16,7 +16,8 @@ DESTDIR ?=
 SYSTEM_PYTHON ?= /usr/bin/python3
 LIB = $(PREFIX)/lib/autoperfd
 TARGET = $(DESTDIR)$(PREFIX)
-PIP_INSTALL = $(DESTDIR)$(LIB)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP = -m pip install --quiet --disable-pip-version-check --use-pep517
+PIP_INSTALL = $(DESTDIR)$(LIB)/bin/python $(PIP) --no-compile
 
 LOOPBACK = sshd:openssh-server ssh-keygen:openssh-client
 CONTAINER = systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables git:git strace:strace
@@ -34,11 +35,11 @@ $(VENV)/.made: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "autoperfd needs Python 3.11 or newer; name one with: make PYTHON=…" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	$(BIN)/python $(PIP) --editable '.[test,check]'
 	@touch $@
 
 $(VENV)/.made-bench: $(VENV)/.made
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python $(PIP) --editable '.[bench]'
 	@touch $@
 
 lint: venv
@@ -103,6 +104,7 @@ install: install-venv
 
 # Accounts, folders and, where systemd runs, the kernel's setting and the unit.
 settle:
+	@.ci/need systemd-sysusers:systemd systemd-tmpfiles:systemd
 	systemd-sysusers $(PREFIX)/lib/sysusers.d/autoperfd.conf
 	systemd-tmpfiles --create $(PREFIX)/lib/tmpfiles.d/autoperfd.conf
 	@if [ -d /run/systemd/system ]; then \

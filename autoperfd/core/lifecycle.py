@@ -25,6 +25,7 @@ E = TypeVar("E", bound=m.Event)
 
 STATES = ("idle", "validating", "rebooting", "running", "backing-off", "halted")
 BUSY = ("validating", "rebooting", "running", "backing-off")
+HOLDING = ("validating", "running", "backing-off")  # where an attempt can be open
 
 
 class Row(NamedTuple):
@@ -76,8 +77,15 @@ ROWS: tuple[Row, ...] = (
     Row("swept", ("idle", "halted"), "=", (), ("sweep_done",)),
     Row("low_disk", ("validating",), "halted", (), ("blame_disk",)),
     Row("room", ("halted",), "idle", ("disk_at_fault",), ("say_over", "forgive", "reschedule")),
-    Row("skip", BUSY, "validating", ("is_current", "attempt_open"), ("skip_current",)),
-    Row("skip", ("halted", *BUSY), "=", ("is_current",), ("skip_current",), asks=False),
+    Row("skip", HOLDING, "validating", ("is_current", "attempt_open"), ("skip_current",)),
+    Row(
+        "skip",
+        ("validating", "rebooting", "backing-off", "halted"),
+        "=",
+        ("is_current",),
+        ("skip_current",),
+        asks=False,
+    ),
     Row("skip", ("halted", *BUSY), "=", (), ("skip_other",), asks=False),
     Row("skip", ("idle",), "=", ("is_current",), ("skip_current", "finish_waiting"), asks=False),
     Row("skip", ("idle",), "=", (), ("skip_other", "finish_waiting"), asks=False),

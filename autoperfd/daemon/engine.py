@@ -435,8 +435,8 @@ class Engine:
         writes: list[store.Write] = [replace(attempt, experiment=number) for attempt in told]
         for test, attempts in _decided(told).items():
             index, last = life.sweep.index_of(test), attempts[-1]
-            if index is None:
-                continue
+            if index is None or (index < life.cursor and last.status not in KEPT):
+                continue  # none of its tests, or one before the first to be run
             if index >= life.cursor:
                 life.decided_ahead.add(test)
             if last.status in KEPT:
@@ -450,6 +450,8 @@ class Engine:
                 life.requeued.append(change)
             writes.append(Happened(number, change))
         life.attempts = len(told)
+        if not life.has_next():
+            life.outcome = "finished"
         self.store.commit([row, SaveLife(number, life.to_json()), history, *writes])
         self.entries[number] = entry = Entry(row, life, self._exports(row, life, ""))
         self._export(entry)

@@ -9,15 +9,20 @@ import time
 from typing import Any
 
 KEEPALIVE_SECS = 5
+READ_AHEAD = 262_144  # SSH asks for a packet in two or three pieces; one system call brings several
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
 class TunedSocket(socket.socket):
     """A socket that acknowledges at once, and whose `close` frees a thread blocked in `recv`."""
 
+    _ahead = memoryview(b"")  # received, not yet asked for
+
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        data = super().recv(size, flags)
-        self._acknowledge_at_once()
+        if not self._ahead:
+            self._ahead = memoryview(super().recv(READ_AHEAD, flags))
+            self._acknowledge_at_once()
+        data, self._ahead = bytes(self._ahead[:size]), self._ahead[size:]
         return data
 
     def send(self, data: bytes, flags: int = 0, /) -> int:  # type: ignore[override]

@@ -35,7 +35,8 @@ def parse() -> None:
     from autoperfd.errors import ConfigError
     from autoperfd.tools import TOOLS
 
-    for data, said in ((b"[", "x.toml:1"), (b"a" + b".a" * 60_000 + b" = 1", "CPU")):
+    slow = b"".join(b"[b%d%s]\n" % (i, b".x" * 400) for i in range(600))
+    for data, said in ((b"[", "x.toml:1"), (slow, "CPU")):
         try:
             read_limited(data, "x.toml", TOOLS, (), Limits(cpu_secs=1))
         except ConfigError as error:

@@ -1,4 +1,4 @@
-"""A real daemon process on the loopback lab, for tests: start, kill, ask, drop files, wait with a deadline."""
+"""A real daemon for tests: start, kill, ask, drop files, wait with a deadline; here on the loopback lab."""
 
 from __future__ import annotations
 
@@ -41,14 +41,67 @@ rescan_secs = 5
 """
 
 
-class LiveDaemon:
+class Daemon:
+    """What tests ask of a daemon, however it was started."""
+
+    state: Path
+    runtime: Path  # the folder of its socket
+
+    def text(self) -> str:
+        """The end of what it logged."""
+        raise NotImplementedError
+
+    def ask(self, command: str, **args: Any) -> dict[str, Any]:
+        """One command over the control socket; the whole reply."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(35)
+            sock.connect(str(self.runtime / "control.sock"))
+            sock.sendall(json.dumps({"v": 1, "command": command, "args": args}).encode() + b"\n")
+            data = b""
+            while not data.endswith(b"\n") and (part := sock.recv(65536)):
+                data += part
+        reply: dict[str, Any] = json.loads(data)
+        return reply
+
+    def experiment(self, name: str) -> dict[str, Any]:
+        """One experiment of `list`."""
+        for experiment in self.ask("list")["data"]["experiments"]:
+            if experiment["name"] == name:
+                found: dict[str, Any] = experiment
+                return found
+        return {}
+
+    def await_outcome(self, name: str, outcome: str = "finished", secs: float = 60) -> dict[str, Any]:
+        """Wait until an experiment is idle with that outcome."""
+        self.until(lambda: self.experiment(name).get("outcome") == outcome, f"{name} is {outcome}", secs)
+        return self.experiment(name)
+
+    def await_state(self, name: str, state: str, secs: float = 30) -> dict[str, Any]:
+        """Wait until an experiment is in that state."""
+        self.until(lambda: self.experiment(name).get("state") == state, f"{name} is {state}", secs)
+        return self.experiment(name)
+
+    def until(self, condition: Callable[[], object], what: str, secs: float = 30) -> None:
+        """Wait for a condition, with a deadline."""
+        pause, deadline = threading.Event(), time.monotonic() + secs
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {secs} s: {what}\n{self.text()}")
+            pause.wait(0.05)
+
+    def ess(self, folder: str) -> list[dict[str, str]]:
+        """The rows of an experiment's ESS."""
+        with (self.state / "results" / folder / "ess.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+class LiveDaemon(Daemon):
     """autoperfd as a process of its own, with its folders under `root`."""
 
     def __init__(self, root: Path, *, patience: float = 20, more: str = "") -> None:
         self.root = root
-        self.state = root / "state"
-        self.queue = root / "queue"
-        for folder in (self.state, self.queue, root / "run"):
+        self.state, self.queue, self.runtime = root / "state", root / "queue", root / "run"
+        for folder in (self.state, self.queue, self.runtime):
             folder.mkdir(parents=True, exist_ok=True)
         self.config = root / "autoperfd.toml"
         self.config.write_text(SETTINGS.format(root=root, patience=patience, more=more))
@@ -95,18 +148,6 @@ class LiveDaemon:
         """What it logged."""
         return self.log.read_text(errors="replace")[-8000:]
 
-    def ask(self, command: str, **args: Any) -> dict[str, Any]:
-        """One command over the control socket; the whole reply."""
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(35)
-            sock.connect(str(self.root / "run" / "control.sock"))
-            sock.sendall(json.dumps({"v": 1, "command": command, "args": args}).encode() + b"\n")
-            data = b""
-            while not data.endswith(b"\n") and (part := sock.recv(65536)):
-                data += part
-        reply: dict[str, Any] = json.loads(data)
-        return reply
-
     def trust(self, machines: Sequence[LabMachine]) -> None:
         """Pin the lab's host keys."""
         pins = [{"host": m.ip, "port": m.port, "keys": [m.host_key_line]} for m in machines]
@@ -118,37 +159,6 @@ class LiveDaemon:
         fresh = self.queue / f".{name}"
         fresh.write_bytes(text.encode() if isinstance(text, str) else text)
         fresh.rename(self.queue / name)
-
-    def experiment(self, name: str) -> dict[str, Any]:
-        """One experiment of `list`."""
-        for experiment in self.ask("list")["data"]["experiments"]:
-            if experiment["name"] == name:
-                found: dict[str, Any] = experiment
-                return found
-        return {}
-
-    def await_outcome(self, name: str, outcome: str = "finished", secs: float = 60) -> dict[str, Any]:
-        """Wait until an experiment is idle with that outcome."""
-        self.until(lambda: self.experiment(name).get("outcome") == outcome, f"{name} is {outcome}", secs)
-        return self.experiment(name)
-
-    def await_state(self, name: str, state: str, secs: float = 30) -> dict[str, Any]:
-        """Wait until an experiment is in that state."""
-        self.until(lambda: self.experiment(name).get("state") == state, f"{name} is {state}", secs)
-        return self.experiment(name)
-
-    def until(self, condition: Callable[[], bool], what: str, secs: float = 30) -> None:
-        """Wait for a condition, with a deadline."""
-        pause, deadline = threading.Event(), time.monotonic() + secs
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not within {secs} s: {what}\n{self.text()}")
-            pause.wait(0.05)
-
-    def ess(self, folder: str) -> list[dict[str, str]]:
-        """The rows of an experiment's ESS."""
-        with (self.state / "results" / folder / "ess.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
 
 
 def experiment_toml(name: str, settings: str, machines: str, **keys: Any) -> str:

@@ -1,3 +1,5 @@
+"""A bench for the tests of this folder: machines of the loopback lab, shared, and a fleet of its own for each test."""
+
 from __future__ import annotations
 
 import shutil

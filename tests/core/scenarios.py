@@ -1,0 +1,913 @@
+"""What must happen in an experiment's life: scenarios that hold on the table as it is and on no other.
+
+Each is a plain function that raises AssertionError; test_lifecycle.py runs them all, and again on tables of which
+something was taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from autoperfd.core import messages as m
+from autoperfd.core.lifecycle import Tuning
+from autoperfd.core.policy import BLAMELESS_BUDGET, todo
+from tests.core.lives import BOOT_IDS, START, Bench, experiment
+
+Scenario = Callable[[], None]
+SCENARIOS: list[Scenario] = []
+
+IMPATIENT = Tuning(patience_secs=0)
+
+
+def scenario(function: Scenario) -> Scenario:
+    """Make a function one of the scenarios."""
+    SCENARIOS.append(function)
+    return function
+
+
+def at(bench: Bench, state: str, order: Any = ...) -> None:
+    """The life is in that state, and the latest step asked for that work (None: for none; left out: whatever)."""
+    assert bench.life.state == state, (bench.life.state, state)
+    assert bench.step.taken
+    if order is not ...:
+        assert bench.step.replaces_work
+        assert type(bench.step.order) is (order or type(None)), bench.step.order
+
+
+def goes_on(bench: Bench, state: str, ticket: int) -> None:
+    """The event was taken, and the work under way is left alone."""
+    assert bench.step.taken and not bench.step.replaces_work and bench.step.order is None
+    assert (bench.life.state, bench.life.ticket) == (state, ticket)
+
+
+def ignored(bench: Bench) -> None:
+    """The latest event meant nothing."""
+    assert not bench.step.taken and bench.step.before == bench.step.after == bench.life.state
+    assert not bench.step.changes and not bench.step.replaces_work and not bench.step.reschedule
+
+
+# ---------------------------------------------------------------- the good way
+
+
+@scenario
+def three_tests_succeed() -> None:
+    b = Bench(3)
+    b.schedule()
+    at(b, "validating", m.Validate)
+    assert isinstance(b.step.order, m.Validate) and not b.step.order.wants_reboot and b.step.order.open_uid == ""
+    for index in range(3):
+        b.validated(uid=f"u{index}", pings=2, ssh_checks=1)
+        at(b, "running", m.RunAttempt)
+        order, opened = b.step.order, b.latest(m.AttemptOpened)
+        assert isinstance(order, m.RunAttempt)
+        assert (order.uid, order.number, order.confirmed, order.opened) == (f"u{index}", 1, False, b.wall)
+        assert order.deadline_secs == 4 + 60 and order.plan == opened.plan and order.facts == {"p1": {"arch": "x"}}
+        assert (opened.test, opened.index, opened.pings, opened.ssh_checks) == (b.name(index), index, 2, 1)
+        assert b.life.since == b.wall
+        ticket = b.life.ticket
+        b.started()
+        goes_on(b, "running", ticket)
+        assert b.life.confirmed
+        b.succeed()
+        assert b.life.uid == "" and not b.life.confirmed and b.life.plan is None
+        at(b, "validating" if index < 2 else "idle", m.Validate if index < 2 else m.Sweep)
+    assert (b.life.outcome, b.life.succeeded, b.life.remaining()) == ("finished", 3, 0)
+    assert b.rows() == [(0, 1, "success", ""), (1, 1, "success", ""), (2, 1, "success", "")]
+    assert b.decided() == {0: "success", 1: "success", 2: "success"}
+    assert b.told() == ["finish"] and b.life.holds_machines()
+    b.swept()
+    at(b, "idle", None)
+    assert b.step.reschedule and not b.life.holds_machines()
+    b.schedule()
+    ignored(b)
+
+
+@scenario
+def nothing_starts_where_machines_are_taken() -> None:
+    b = Bench()
+    b.schedule(free=False)
+    ignored(b)
+
+
+@scenario
+def nothing_starts_where_no_test_is_left() -> None:
+    b = Bench(1)
+    b.life.cursor = 1
+    b.schedule()
+    ignored(b)
+
+
+# ---------------------------------------------------------------- reboots
+
+
+@scenario
+def an_experiment_reboots_once() -> None:
+    b = Bench(2, reboot="experiment")
+    b.schedule()
+    assert isinstance(b.step.order, m.Validate) and b.step.order.wants_reboot
+    b.validated()
+    at(b, "rebooting", m.Reboot)
+    assert isinstance(b.step.order, m.Reboot) and b.step.order.boot_ids == BOOT_IDS
+    b.rebooted()
+    at(b, "validating", m.Validate)
+    assert b.life.boot_ids == {}
+    for _ in range(2):
+        b.validated()
+        at(b, "running", m.RunAttempt)
+        b.succeed()
+    at(b, "idle")
+
+
+@scenario
+def every_attempt_has_its_reboot() -> None:
+    b = Bench(2, reboot="test", retries=1)
+    b.schedule()
+    for outcome in (b.fail, b.succeed, b.half_started, b.succeed):
+        b.validated()
+        at(b, "rebooting", m.Reboot)
+        b.rebooted()
+        b.validated()
+        at(b, "running")
+        outcome()
+    at(b, "idle")
+    assert b.decided() == {0: "success", 1: "success"}
+
+
+@scenario
+def a_failure_of_the_test_has_its_reboot() -> None:
+    b = Bench(2, reboot="failure", retries=1)
+    b.run().fail()
+    b.validated()
+    at(b, "rebooting")
+    b.rebooted()
+    b.validated()
+    b.fail("rebooted")
+    at(b, "backing-off")
+    b.due()
+    b.validated()
+    at(b, "running")  # blamed on the machine: no reboot
+    b.succeed()
+    b.validated()
+    at(b, "running")
+
+
+@scenario
+def no_reboot_where_nothing_is_left() -> None:
+    b = Bench(1, reboot="test")
+    b.run()
+    b.life.crashes = 2
+    b.restarted(crashed=True)
+    at(b, "validating")
+    b.validated()
+    at(b, "idle", m.Sweep)
+    assert b.life.outcome == "finished"
+
+
+@scenario
+def a_policy_that_no_longer_reboots_holds_at_once() -> None:
+    b = Bench(1, reboot="experiment")
+    b.life.experiment = experiment(1, reboot="never")
+    b.schedule()
+    b.validated()
+    at(b, "running")
+
+
+# ---------------------------------------------------------------- failures
+
+
+@scenario
+def retries_then_the_next_test() -> None:
+    b = Bench(2, retries=2)
+    b.schedule()
+    for number in (1, 2, 3):
+        b.validated()
+        assert (b.life.test, b.life.number, b.life.charged) == (b.name(0), number, number - 1)
+        b.fail()
+        at(b, "validating", m.Validate)
+    assert b.decided() == {0: "timeout"} and b.latest(m.TestDecided).attempts == 3
+    assert (b.life.failed, b.life.failures_in_a_row) == (1, 1)
+    b.validated()
+    assert (b.life.test, b.life.number, b.life.charged) == (b.name(1), 1, 0)
+    b.succeed()
+    assert b.life.failures_in_a_row == 0
+    assert [row[:3] for row in b.rows()] == [(0, 1, "timeout"), (0, 2, "timeout"), (0, 3, "timeout"), (1, 1, "success")]
+
+
+@scenario
+def it_halts_after_so_many_given_up_in_a_row() -> None:
+    b = Bench(6, retries=0, halt_after_consecutive_failures=2)
+    b.run().fail()
+    b.run().succeed()  # a success in between
+    b.run().fail()
+    at(b, "validating")
+    b.run().fail("crashed")
+    at(b, "halted", m.Sweep)
+    assert (b.life.cause, b.life.failed, b.life.probing) == ("failures", 3, False)
+    assert b.facts()["reason"] == (
+        "2 tests in a row failed with all their attempts; the last one: because of crashed"
+    ) and b.facts()["todo"] == todo("failures", False, "PCG #1")
+    assert (b.facts()["tests_done"], b.facts()["tests_total"], b.facts()["incident"]) == (4, 6, 1)
+    b.swept()
+    at(b, "halted", None)
+    b.resume()
+    at(b, "idle", None)
+    assert b.step.reschedule and b.told() == ["halt", "resume"]
+    b.run().fail()
+    at(b, "validating")  # counted anew
+    b.run().fail()
+    at(b, "halted")  # the last test and the second in a row: halted, not finished
+    assert b.life.incident == 2
+    b.swept()
+    b.resume()
+    at(b, "idle", None)
+    assert b.life.outcome == "finished" and b.life.reason == b.life.cause == ""
+
+
+@scenario
+def attempts_in_a_row_are_not_tests_in_a_row() -> None:
+    b = Bench(2, retries=2, halt_after_consecutive_failures=2)
+    b.schedule()
+    for _ in range(5):
+        b.validated()
+        b.fail()
+        at(b, "validating")
+    b.validated()
+    b.fail()
+    at(b, "halted")
+
+
+@scenario
+def missing_summaries_do_not_count() -> None:
+    b = Bench(5, retries=2, halt_after_consecutive_failures=2)
+    b.run()
+    b.life.charged = 2
+    b.fail()
+    b.run().succeed("no-summary")
+    assert b.decided() == {0: "timeout", 1: "no-summary"} and b.life.succeeded == 1
+    assert b.life.failures_in_a_row == 1  # neither one more nor none
+    b.run()
+    b.life.charged = 2
+    b.fail()
+    at(b, "halted")
+
+
+@scenario
+def finished_with_failures() -> None:
+    b = Bench(1, retries=1)
+    b.run().fail()
+    at(b, "validating")
+    b.run().fail("no-data")
+    at(b, "idle", m.Sweep)
+    assert (b.life.outcome, b.life.failed, b.decided()) == ("finished", 1, {0: "no-data"})
+    assert b.told() == ["finish"]
+
+
+# ---------------------------------------------------------------- whose fault
+
+
+@scenario
+def a_machine_s_fault_spends_no_retry() -> None:
+    for status in ("rebooted", "machine-lost", "invalid"):
+        b = Bench(2, retries=0, halt_after_consecutive_failures=1)
+        b.run().fail(status)
+        at(b, "backing-off", m.Wait)
+        assert isinstance(b.step.order, m.Wait) and b.step.order.secs == 2.5  # half of the first five seconds
+        assert (b.life.test, b.life.charged, b.life.failures_in_a_row) == (b.name(0), 0, 0)
+        b.due()
+        at(b, "validating", m.Validate)
+        b.run()
+        assert (b.life.test, b.life.number) == (b.name(0), 2)
+        b.succeed()
+        assert b.decided() == {0: "success"}
+
+
+@scenario
+def the_network_s_fault_spends_no_retry() -> None:
+    b = Bench(1, retries=0)
+    b.run().fail("no-data", blame="network")
+    at(b, "backing-off")
+    assert b.rows() == [(0, 1, "no-data", "network")] and b.life.blameless == 1
+
+
+@scenario
+def the_controller_s_fault_spends_no_retry_and_needs_no_wait() -> None:
+    b = Bench(1, retries=0, halt_after_consecutive_failures=1)
+    b.run().fail("interrupted")
+    at(b, "validating", m.Validate)
+    assert (b.life.charged, b.life.blameless, b.decided()) == (0, 1, {})
+
+
+@scenario
+def what_fails_every_test_halts() -> None:
+    for tests, blame in ((1, "machine"), (2, "test"), (2, "controller")):
+        b = Bench(tests, retries=0, halt_after_consecutive_failures=1)
+        b.run().fail("wont-start", blame=blame, hopeless=True)
+        at(b, "halted", None)
+        assert (b.life.cause, b.life.reason, b.life.probing) == ("machine", "because of wont-start", False)
+        assert b.facts()["machine"] == "p2" and b.life.holds_machines()
+        assert (b.life.test, b.life.charged) == (b.name(0), 0) and b.decided() == {}
+        b.answered()
+        ignored(b)  # a probe cannot see whether it is mended
+        b.resume()
+        assert b.life.blameless == 0
+        b.run()
+        assert (b.life.test, b.life.number) == (b.name(0), 2)
+
+
+@scenario
+def a_test_without_blame_is_not_tried_for_ever() -> None:
+    for status, between in (("invalid", "backing-off"), ("interrupted", "validating")):
+        b = Bench(1)
+        b.schedule()
+        for _ in range(BLAMELESS_BUDGET - 1):
+            b.validated()
+            b.fail(status)
+            at(b, between)
+            if between == "backing-off":
+                b.due()
+        b.validated()
+        b.fail(status)
+        at(b, "halted")
+        assert b.life.cause == "machine" and b.life.number == BLAMELESS_BUDGET
+
+
+# ---------------------------------------------------------------- machines that are away
+
+
+@scenario
+def looks_before_an_attempt_are_counted() -> None:
+    b = Bench(2)
+    b.schedule()
+    b.away(pings=3, ssh_checks=1)
+    at(b, "backing-off", m.Wait)
+    assert b.life.reason == "p2: is away"
+    b.due()
+    at(b, "validating", m.Validate)
+    b.away(pings=3)
+    b.due()
+    b.validated(pings=2, ssh_checks=4)
+    opened = b.latest(m.AttemptOpened)
+    assert (opened.pings, opened.ssh_checks) == (8, 5)
+    assert b.life.reason == ""
+    b.succeed()
+    b.validated()
+    opened = b.latest(m.AttemptOpened)
+    assert (opened.pings, opened.ssh_checks) == (1, 1)
+
+
+@scenario
+def looks_of_another_time_are_not_counted() -> None:
+    b = Bench(1)
+    b.schedule()
+    b.away()
+    b.halt()
+    b.swept()
+    b.resume()
+    b.run()
+    assert b.latest(m.AttemptOpened).pings == 1
+
+
+@scenario
+def waits_grow_up_to_the_cap() -> None:
+    b = Bench(1, Tuning(backoff_first_secs=4, backoff_cap_secs=20))
+    b.schedule()
+    waits = []
+    for _ in range(5):
+        b.away()
+        waits.append(b.life.backoff_secs)
+        b.due()
+    assert waits == [2, 4, 8, 10, 10]
+    b.run()
+    b.away()
+    assert b.life.backoff_secs == 2  # an answer in between
+    assert isinstance(b.step.order, m.Wait) and b.step.order.secs == 2
+
+
+@scenario
+def a_running_test_survives_an_absence() -> None:
+    b = Bench(1, reboot="never")
+    b.run()
+    uid, opened = b.life.uid, b.life.opened
+    b.away(pings=0)
+    at(b, "backing-off", m.Wait)
+    assert b.life.uid == uid and b.rows() == []
+    b.life.reboot_owed, b.life.experiment = True, experiment(1, reboot="test")
+    b.due()
+    at(b, "validating", m.Validate)
+    assert isinstance(b.step.order, m.Validate) and b.step.order.open_uid == uid
+    b.validated(uid="another")
+    at(b, "running", m.RunAttempt)  # no reboot either
+    order = b.step.order
+    assert isinstance(order, m.RunAttempt)
+    assert (order.uid, order.number, order.opened, order.confirmed) == (uid, 1, opened, True)
+    assert b.count(m.AttemptOpened) == 1 and (b.life.tries, b.life.away_secs, b.life.reason) == (0, 0.0, "")
+    b.succeed()
+    assert b.rows() == [(0, 1, "success", "")]
+
+
+@scenario
+def patience_ends_where_no_attempt_is_open() -> None:
+    for reboot in ("never", "experiment"):
+        b = Bench(2, Tuning(patience_secs=100), reboot=reboot)
+        b.schedule()
+        if reboot == "experiment":
+            b.away(secs=0)
+            b.due(secs=99)
+            b.validated()
+            at(b, "rebooting")  # all answered: patience is new
+        b.away(secs=0)
+        b.due(secs=60)
+        b.away(secs=39.9)
+        at(b, "backing-off")
+        b.due(secs=0)
+        b.away(secs=0.1)
+        at(b, "halted", m.SlowProbe)
+        assert isinstance(b.step.order, m.SlowProbe) and b.step.order.secs == 300
+        assert (b.life.cause, b.life.reason) == ("machine", "p2: is away (no answer for 100 s)")
+        assert b.facts()["machine"] == "p2" and b.facts()["todo"] == todo("machine", True, "")
+        assert b.rows() == [] and b.life.holds_machines() and not b.life.sweep_owed
+        b.answered()
+        at(b, "idle", None)
+        assert b.step.reschedule and b.told() == ["halt", "over"]
+        assert b.facts()["reason"] == "p2: is away (no answer for 100 s)" and b.life.cause == b.life.reason == ""
+        b.schedule()
+        b.away(secs=0)
+        at(b, "backing-off")  # patience is new
+
+
+@scenario
+def patience_ends_at_once_where_there_is_none() -> None:
+    b = Bench(1, IMPATIENT)
+    b.schedule()
+    b.away()
+    at(b, "halted")
+    b = Bench(1, IMPATIENT, reboot="experiment")
+    b.schedule()
+    b.validated()
+    b.away()
+    at(b, "halted")
+
+
+@scenario
+def patience_ends_with_an_attempt_open() -> None:
+    for state in ("running", "validating"):
+        b = Bench(2, Tuning(patience_secs=100), retries=0, halt_after_consecutive_failures=1)
+        b.run()
+        if state == "validating":
+            b.away()
+            b.due(secs=5)
+        assert b.life.state == state
+        b.life.away_secs = 100.0
+        b.away()
+        at(b, "halted", m.SlowProbe)
+        assert b.rows() == [(0, 1, "machine-lost", "machine")] and b.life.uid == ""
+        assert b.latest(m.AttemptClosed).result.machine == "p2"
+        assert (b.life.test, b.life.number, b.life.charged) == (b.name(0), 1, 0) and b.decided() == {}
+        assert b.life.sweep_owed  # it may go on there
+        b.resume()
+        at(b, "idle", m.Sweep)
+        assert b.life.away_secs == 0.0 and b.life.tries == 0 and not b.life.probing
+        b.run()
+        assert (b.life.test, b.life.number, b.life.charged) == (b.name(0), 2, 0)
+
+
+@scenario
+def a_reboot_that_is_not_answered_is_tried_again() -> None:
+    b = Bench(1, reboot="experiment")
+    b.schedule()
+    b.validated()
+    b.away()
+    at(b, "backing-off", m.Wait)
+    b.due()
+    b.validated()
+    at(b, "rebooting", m.Reboot)
+
+
+@scenario
+def without_auto_resume_nobody_looks() -> None:
+    b = Bench(1, Tuning(patience_secs=0, auto_resume=False))
+    b.schedule()
+    b.away()
+    at(b, "halted", None)
+    assert b.facts()["todo"] == todo("machine", False, "PCG #1")
+    b.answered()
+    ignored(b)
+
+
+@scenario
+def what_only_a_person_can_mend_halts() -> None:
+    for state in ("validating", "rebooting", "running"):
+        b = Bench(1, retries=0).until(state)
+        b.impossible()
+        at(b, "halted", m.SlowProbe)
+        assert b.life.cause == "machine" and b.life.reason == "p2: sudo asks for a password"
+        assert b.rows() == ([(0, 1, "machine-lost", "machine")] if state == "running" else [])
+        assert b.life.uid == "" and b.facts()["todo"] == todo("machine", True, "")
+        b.answered()
+        at(b, "idle")
+        b.run()
+        assert b.life.number == (2 if state == "running" else 1)
+
+
+@scenario
+def an_open_attempt_is_lost_where_only_a_person_can_mend() -> None:
+    b = Bench(1)
+    b.run().away()
+    b.due()
+    b.impossible()
+    assert b.rows() == [(0, 1, "machine-lost", "machine")]
+
+
+# ---------------------------------------------------------------- people
+
+
+@scenario
+def halted_by_a_person() -> None:
+    for state in ("validating", "rebooting", "running", "backing-off"):
+        b = Bench(2).until(state)
+        b.halt()
+        at(b, "halted", m.Sweep)
+        assert (b.life.cause, b.life.reason) == ("operator", "halted by ann") and b.told() == ["halt"]
+        assert b.rows() == ([(0, 1, "interrupted", "operator")] if state == "running" else [])
+        b.halt()
+        ignored(b)
+        b.answered()
+        ignored(b)
+        b.room()
+        ignored(b)
+        assert b.life.holds_machines()
+        b.swept()
+        at(b, "halted", None)
+        assert b.step.reschedule and not b.life.holds_machines()
+        b.resume()
+        at(b, "idle", None)
+        assert b.life.outcome == "waiting" and b.facts()["reason"] == "resumed by ann"
+        b.life.reboot_owed = False
+        b.run()
+        assert (b.life.test, b.life.number) == (b.name(0), 2 if state == "running" else 1)
+        assert b.life.charged == 0
+
+
+@scenario
+def halted_while_an_attempt_is_open_elsewhere() -> None:
+    for way in ("backing-off", "validating"):
+        b = Bench(1)
+        b.run().away()
+        if way == "validating":
+            b.due()
+        b.halt()
+        assert b.rows() == [(0, 1, "interrupted", "operator")]
+
+
+@scenario
+def halted_while_it_waits() -> None:
+    b = Bench(1)
+    b.halt()
+    at(b, "halted", None)
+    assert b.life.cause == "operator"
+    b.schedule()
+    ignored(b)
+    b.resume()
+    at(b, "idle", None)
+    assert b.step.reschedule
+
+
+@scenario
+def what_is_over_cannot_be_halted() -> None:
+    b = Bench(1)
+    b.run().succeed()
+    b.halt()
+    ignored(b)
+    b = Bench(1)
+    b.cancel()
+    b.halt()
+    ignored(b)
+
+
+@scenario
+def a_person_takes_a_halt_over() -> None:
+    b = Bench(1, IMPATIENT)
+    b.schedule()
+    b.away()
+    b.halt()
+    at(b, "halted", None)  # the slow probe ends
+    assert b.life.cause == "operator" and not b.life.holds_machines()
+    assert b.life.reason == "halted by ann; before: p2: is away (no answer for 0 s)"
+    b.answered()
+    ignored(b)
+
+
+@scenario
+def cancelled() -> None:
+    for state in ("validating", "rebooting", "running", "backing-off"):
+        b = Bench(2, retries=1).until(state)
+        b.cancel()
+        at(b, "idle", m.Sweep)
+        assert (b.life.outcome, b.life.reason) == ("cancelled", "cancelled by ann") and b.life.uid == ""
+        assert b.rows() == ([(0, 1, "interrupted", "operator")] if state == "running" else [])
+        b.schedule()
+        ignored(b)
+        b.swept()
+        at(b, "idle", None)
+
+
+@scenario
+def cancelled_while_nothing_goes_on() -> None:
+    b = Bench(1)
+    b.cancel()
+    at(b, "idle", None)
+    b = Bench(1)
+    b.schedule()
+    b.halt()
+    b.swept()
+    b.cancel()
+    at(b, "idle", None)
+    assert (b.life.outcome, b.life.cause) == ("cancelled", "")
+
+
+@scenario
+def cancelled_while_machines_are_away() -> None:
+    b = Bench(1, IMPATIENT)
+    b.run().away()
+    at(b, "halted", m.SlowProbe)
+    b.cancel()
+    at(b, "idle", m.Sweep)
+    assert b.life.holds_machines()
+
+
+@scenario
+def dropped_again_after_a_cancel() -> None:
+    b = Bench(3, retries=1)
+    b.run().fail()
+    b.run()
+    assert b.life.number == 2
+    b.cancel()
+    assert b.life.remaining() == 3 and b.life.test == ""
+    b.swept()
+    b.redropped()
+    assert b.step.reschedule and b.life.outcome == "waiting"
+    goes_on(b, "idle", b.life.ticket)
+    b.run()
+    assert (b.life.test, b.life.number, b.life.charged) == (b.name(0), 3, 1)  # no test is lost, no number used twice
+    b.fail()
+    assert b.decided() == {0: "timeout"}
+    b.run().succeed()
+    b.run().succeed()
+    at(b, "idle")
+    assert b.life.outcome == "finished"
+    b.redropped()
+    assert b.life.outcome == "finished"
+
+
+@scenario
+def dropped_again_while_it_lives() -> None:
+    for state in ("validating", "rebooting", "running", "backing-off", "halted"):
+        b = Bench().until(state)
+        kept, ticket = b.life.to_json(), b.life.ticket
+        b.redropped()
+        goes_on(b, state, ticket)
+        assert b.life.to_json() == kept
+
+
+@scenario
+def tests_to_come_are_skipped() -> None:
+    for state in ("idle", "validating", "rebooting", "running", "backing-off", "halted"):
+        b = Bench(4).until(state)
+        ticket = b.life.ticket
+        b.skip(2)
+        goes_on(b, state, ticket)
+        assert b.rows() == [(2, 1, "skipped", "operator")] and b.decided() == {2: "skipped"}
+        assert b.latest(m.AttemptClosed).settings == b.experiment.sweep.at(2)
+        assert (b.life.skipped, b.life.remaining()) == (1, 3)
+    b = Bench(2)
+    b.run()
+    b.skip(1)
+    b.succeed()
+    at(b, "idle")
+    assert b.life.outcome == "finished"
+
+
+@scenario
+def the_last_tests_of_a_waiting_experiment_are_skipped() -> None:
+    b = Bench(2)
+    b.skip(0)
+    b.skip(1)
+    goes_on(b, "idle", 0)
+    assert b.life.outcome == "finished" and b.told() == ["finish"] and not b.life.holds_machines()
+    b = Bench(1)
+    b.run()
+    b.halt()
+    b.swept()
+    b.resume()
+    ticket = b.life.ticket
+    b.skip(0)
+    goes_on(b, "idle", ticket)
+    assert b.life.outcome == "finished" and b.life.test == "" and b.told()[-1] == "finish"
+    assert b.rows() == [(0, 1, "interrupted", "operator"), (0, 2, "skipped", "operator")]
+    assert b.latest(m.TestDecided).attempts == 2
+
+
+@scenario
+def the_running_test_is_skipped() -> None:
+    for ways in ((), ("away",), ("away", "due")):
+        b = Bench(2)
+        b.run()
+        for way in ways:
+            getattr(b, way)()
+        b.skip(0)
+        at(b, "validating", m.Validate)
+        assert b.rows() == [(0, 1, "skipped", "operator")] and b.decided() == {0: "skipped"}
+        assert (b.life.uid, b.life.test, b.life.skipped) == ("", "", 1)
+        b.run()
+        assert b.life.test == b.name(1)
+
+
+@scenario
+def the_test_between_two_attempts_is_skipped() -> None:
+    for state in ("validating", "backing-off", "halted", "rebooting"):
+        b = Bench(2, Tuning(patience_secs=30), retries=3)
+        b.run().fail()
+        if state == "backing-off":
+            b.away()
+        elif state == "halted":
+            b.halt()
+            b.swept()
+        elif state == "rebooting":
+            b.life.reboot_owed, b.life.experiment = True, experiment(2, reboot="test")
+            b.validated()
+        assert b.life.state == state
+        ticket = b.life.ticket
+        b.skip(0)
+        goes_on(b, state, ticket)
+        assert b.rows()[1:] == [(0, 2, "skipped", "operator")] and b.life.test == ""
+        assert b.latest(m.TestDecided).attempts == 2  # the row's number is used up
+    b = Bench(1, retries=3)
+    b.run().fail()
+    b.skip(0)
+    b.validated()
+    at(b, "idle", m.Sweep)
+
+
+@scenario
+def tests_are_tried_again() -> None:
+    for state in ("validating", "rebooting", "running", "backing-off", "halted"):
+        b = Bench(3, retries=0, halt_after_consecutive_failures=9)
+        b.run().fail()
+        b.run().fail()
+        match state:
+            case "rebooting":
+                b.life.reboot_owed, b.life.experiment = True, experiment(3, reboot="test", retries=0)
+                b.validated()
+            case "running":
+                b.run()
+            case "backing-off":
+                b.away()
+            case "halted":
+                b.halt()
+                b.swept()
+        assert b.life.state == state
+        ticket = b.life.ticket
+        b.retry((0, 1, "timeout"), (1, 1, "timeout"))
+        goes_on(b, state, ticket)
+        assert (b.life.failed, b.life.remaining()) == (0, 3)
+        assert [(r.test, r.number, r.charged) for r in b.life.requeued] == [(b.name(0), 1, 0), (b.name(1), 1, 0)]
+
+
+@scenario
+def tests_are_tried_again_after_the_end() -> None:
+    b = Bench(2, retries=0)
+    b.run().fail()
+    b.run().succeed()
+    b.swept()
+    b.retry((0, 1, "timeout"))
+    goes_on(b, "idle", b.life.ticket)
+    assert b.step.reschedule and b.life.outcome == "waiting" and b.life.remaining() == 1
+    b.run()
+    assert (b.life.test, b.life.number) == (b.name(0), 2) and b.latest(m.Unqueued).test == b.name(0)
+    b.succeed()
+    at(b, "idle")
+    assert (b.life.outcome, b.life.succeeded, b.life.failed) == ("finished", 2, 0)
+
+
+@scenario
+def a_test_put_back_is_skipped_after_all() -> None:
+    b = Bench(2, retries=0)
+    b.run().fail()
+    b.retry((0, 1, "timeout"))
+    b.skip(0)
+    assert b.latest(m.Unqueued).test == b.name(0) and b.rows()[-1] == (0, 2, "skipped", "operator")
+    assert (b.life.failed, b.life.skipped, b.life.remaining()) == (0, 1, 1)
+
+
+@scenario
+def a_skipped_test_is_tried_after_all() -> None:
+    b = Bench(3)
+    b.skip(1)
+    b.retry((1, 1, "skipped"))
+    assert (b.life.skipped, b.life.remaining()) == (0, 3)
+    done = []
+    for _ in range(3):
+        b.run()
+        done.append((b.life.index, b.life.number))
+        b.succeed()
+    assert done == [(1, 2), (0, 1), (2, 1)]
+    at(b, "idle")
+    assert b.life.outcome == "finished" and b.life.succeeded == 3
+
+
+# ---------------------------------------------------------------- the disk
+
+
+@scenario
+def a_full_disk_halts_until_there_is_room() -> None:
+    b = Bench(1)
+    b.schedule()
+    b.low_disk()
+    at(b, "halted", None)
+    assert (b.life.cause, b.life.reason) == ("disk", "only 3 MB are free") and b.told() == ["halt"]
+    b.answered()
+    ignored(b)
+    b.room()
+    at(b, "idle", None)
+    assert b.step.reschedule and b.told() == ["halt", "over"] and b.facts()["reason"] == "only 3 MB are free"
+    assert b.life.outcome == "waiting" and b.life.cause == ""
+
+
+# ---------------------------------------------------------------- restarts
+
+
+@scenario
+def a_restart_asks_for_the_state_s_work_again() -> None:
+    orders = {
+        "idle": None,
+        "validating": m.Validate,
+        "rebooting": m.Reboot,
+        "running": m.RunAttempt,
+        "backing-off": m.Wait,
+        "halted": m.Sweep,
+    }
+    for state, order in orders.items():
+        b = Bench().until(state)
+        before = b.life.ticket
+        b.restarted(crashed=state != "running")
+        at(b, state, order)
+        assert b.life.ticket == before + 1 and b.step.reschedule == (state == "idle")
+        assert b.life.crashes == 0 and b.step.changes == []
+        if isinstance(b.step.order, m.Wait):
+            assert b.step.order.secs == 0.0 and b.life.backoff_secs > 0
+        if isinstance(b.step.order, m.RunAttempt):
+            assert b.step.order.uid == b.life.uid and b.step.order.confirmed
+
+
+@scenario
+def a_restart_finds_a_test_half_started() -> None:
+    for reason in ("", "only p1 knows it"):
+        b = Bench(1, retries=0)
+        b.schedule()
+        b.validated()
+        b.restarted()
+        b.half_started(reason)
+        at(b, "validating", m.Validate)
+        assert b.rows() == [(0, 1, "interrupted", "controller")]
+        said = reason or "the daemon was interrupted while it started the attempt"
+        assert b.latest(m.AttemptClosed).result.reason == said
+        b.validated()
+        assert (b.life.test, b.life.number, b.life.charged) == (b.name(0), 2, 0)
+
+
+@scenario
+def a_test_that_crashes_the_daemon_is_given_up() -> None:
+    b = Bench(3)
+    b.run()
+    for crash in (1, 2):
+        b.restarted(crashed=True)
+        at(b, "running", m.RunAttempt)
+        assert b.life.crashes == crash
+    b.restarted(crashed=False)
+    at(b, "running")
+    b.restarted(crashed=True)
+    at(b, "validating", m.Validate)
+    assert b.rows() == [(0, 1, "crashed-daemon", "controller")] and b.decided() == {0: "crashed-daemon"}
+    assert (b.life.failed, b.life.failures_in_a_row, b.life.crashes, b.told()) == (1, 0, 0, [])
+    b.run()
+    for _ in range(2):
+        b.restarted(crashed=True)
+        at(b, "running")
+    b.restarted(crashed=True)
+    at(b, "halted", m.Sweep)
+    assert b.decided() == {0: "crashed-daemon", 1: "crashed-daemon"} and b.life.cause == "failures"
+    last = f"the daemon crashed three times while it ran {b.name(1)}"
+    assert b.facts()["reason"] == f"2 tests made the daemon crash; the last one: {last}"
+    b.swept()
+    b.resume()
+    b.run()
+    assert b.life.test == b.name(2)
+
+
+@scenario
+def times_are_kept() -> None:
+    b = Bench(1)
+    b.run().succeed()
+    opened, closed, decided = b.latest(m.AttemptOpened), b.latest(m.AttemptClosed), b.latest(m.TestDecided)
+    assert START < opened.started < closed.ended == decided.wall == b.life.since == b.wall

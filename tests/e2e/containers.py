@@ -1,0 +1,409 @@
+"""The installed daemon under its real unit, in the controller of the container lab: start, stop, ask, and kill by aim.
+
+`InstalledDaemon` reads the controller's files through the kernel (/proc/PID/root), as root of this computer.
+`Marksman` stops the daemon for an instant (SIGSTOP), finds out where exactly it stands from its memory and from the
+machines' disks, and kills it there (SIGKILL) or lets it go on: so each kill's place is known, not guessed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoperfd.daemon import archive
+from autoperfd.errors import AutoperfError
+from autoperfd.lab.container import ContainerLab, ContainerMachine
+from autoperfd.lab.machine_init import stat_fields
+from autoperfd.lab.machines import machines_toml
+from tests.e2e.support import Daemon, experiment_toml
+
+SPEEDS: Mapping[str, Mapping[str, Any]] = {
+    "machines": {
+        "validation_secs": 4,
+        "patience_secs": 30,
+        "backoff_first_secs": 0.2,
+        "backoff_cap_secs": 1,
+        "boot_budget_secs": 30,
+        "probe_secs": 0.5,
+        "grace_secs": 2,
+        "stop_secs": 1,
+        "connect_secs": 3,
+        "link_loss_secs": 5,
+    },
+    "queue": {"settle_secs": 0.05, "rescan_secs": 5},
+}
+"""What a lab needs of autoperfd.toml to be quick; everything else is as shipped."""
+
+KEY = "~/.ssh/id_lab"
+QUICK_RESTARTS = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=100ms\n"
+
+
+class InstalledDaemon(Daemon):
+    """autoperfd as `make install` left it in the lab's controller."""
+
+    def __init__(self, lab: ContainerLab) -> None:
+        self.lab = lab
+        self.controller = lab.controller
+        self.root = Path()
+        self._host_pid = 0
+        self.look()
+
+    def look(self) -> None:
+        """Find the controller's files; again after it was rebooted."""
+        self.root = root_of(self.controller)
+        self.state, self.runtime = self.root / "var/lib/autoperf", self.root / "run/autoperf"
+
+    # ------------------------------------------------------------ what an administrator does
+
+    def configure(self, **tables: Mapping[str, Any]) -> None:
+        """Write autoperfd.toml: the lab's speeds and whatever a test changes, a keyword each table."""
+        lines = []
+        for name in sorted({*SPEEDS, *tables}):
+            values = {**SPEEDS.get(name, {}), **tables.get(name, {})}
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+        self.lab.copy_to("controller", "/etc/autoperf/autoperfd.toml", "\n".join([*lines, ""]))
+
+    def start(self, **tables: Mapping[str, Any]) -> None:
+        """Hand over the SSH key, write the settings, `systemctl start`, and wait until it answers."""
+        key = self.lab.machines[0].key_path.read_bytes()
+        self.lab.copy_to("controller", f"/etc/autoperf/keys/{Path(KEY).name}", key, 0o600)
+        self.configure(**tables)
+        self.systemctl("start")
+
+    def systemctl(self, verb: str) -> None:
+        """`systemctl VERB autoperfd`, which must succeed."""
+        self.controller.run(["systemctl", verb, "autoperfd"], timeout=60, check=True)
+
+    def property(self, name: str) -> str:
+        """One property of the unit."""
+        return self.controller.run(["systemctl", "show", "--value", f"-p{name}", "autoperfd"], check=True).stdout.strip()
+
+    def drop_in(self, text: str) -> None:
+        """Give the unit a drop-in."""
+        self.lab.copy_to("controller", "/etc/systemd/system/autoperfd.service.d/test.conf", text)
+        self.controller.run("systemctl daemon-reload", check=True)
+
+    def user(self, name: str, *groups: str) -> None:
+        """Make an ordinary account on the controller."""
+        self.controller.run(["useradd", "--create-home", f"--groups={','.join(groups)}", name], check=True)
+
+    def reboot(self) -> None:
+        """Reboot the controller, for real."""
+        self.lab.reboot("controller")
+        self.look()
+        self.until(self.answers, "the daemon answers after the reboot of its controller")
+
+    # ------------------------------------------------------------ what a user does
+
+    def ctl(self, *words: str, user: str = "root") -> subprocess.CompletedProcess[str]:
+        """`autoperfctl WORDS` on the controller."""
+        return self.controller.run(["autoperfctl", *words], user=user, timeout=60)
+
+    def trust(self, *texts: str) -> None:
+        """`autoperfctl trust` for the machines of experiment files."""
+        for number, text in enumerate(texts):
+            self.lab.copy_to("controller", f"/root/trust-{number}.toml", text)
+            said = self.ctl("trust", f"/root/trust-{number}.toml", "--yes")
+            assert said.returncode == 0, said
+
+    def drop(self, name: str, text: str) -> None:
+        """Copy an experiment file into the queue."""
+        self.lab.copy_to("controller", f"/etc/autoperf/queue/{name}", text)
+
+    def run(self, *texts: str) -> None:
+        """Trust the machines of experiment files and drop the files."""
+        self.trust(*texts)
+        for number, text in enumerate(texts):
+            self.drop(f"experiment-{number}.toml", text)
+
+    # ------------------------------------------------------------ what can be seen
+
+    def text(self) -> str:
+        """The end of what it logged, and what its unit looks like."""
+        with contextlib.suppress(AutoperfError):
+            script = "systemctl status autoperfd -n0; journalctl -u autoperfd -o short-precise --no-pager | tail -n 60"
+            return self.controller.run(script).stdout
+        return "the controller is down"
+
+    def log(self) -> str:
+        """All that it logged."""
+        return self.controller.run("journalctl -u autoperfd -o cat --no-pager", check=True).stdout
+
+    def answers(self) -> bool:
+        """Whether it answers at its socket."""
+        try:
+            return bool(self.ask("status")["ok"])
+        except (OSError, ValueError):
+            return False
+
+    def pid(self) -> int:
+        """The daemon's pid as this computer knows it; 0 when there is none."""
+        leader = self.controller.leader()
+        if self._host_pid and not _is_daemon(self._host_pid, leader):
+            self._host_pid = 0
+        if not self._host_pid:
+            everyone = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+            self._host_pid = next((pid for pid in everyone if _is_daemon(pid, leader)), 0)
+        return self._host_pid
+
+    def archive(self, folder: str, row: Mapping[str, str]) -> Archive:
+        """The archive that a row of the ESS names."""
+        return Archive(self.state / "results" / folder / row["archive"])
+
+    def memory(self) -> Memory:
+        """A copy of its memory, as a daemon that starts now would find it. It must be stopped, dead or frozen."""
+        return Memory(self.state)
+
+    def boots(self, machine: ContainerMachine) -> int:
+        """How often a machine has booted on its present disk."""
+        return len(machine.run("journalctl --list-boots --no-pager | grep -c .", check=True).stdout) and int(
+            machine.run("journalctl --list-boots --no-pager | grep -c .", check=True).stdout
+        )
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One attempt's archive, read where it lies."""
+
+    path: Path
+
+    def problems(self) -> list[str]:
+        """What is wrong with it."""
+        return archive.problems(self.path)
+
+    def json(self, member: str) -> Any:
+        """One of its JSON members."""
+        return json.loads(archive.read_text(self.path, member) or b"null")
+
+    def names(self) -> list[str]:
+        """Its members."""
+        return [name for name, _ in archive.members(self.path)]
+
+
+class Memory:
+    """What a copy of the daemon's database says."""
+
+    def __init__(self, state: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for path in state.glob("autoperf.db*"):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(path, Path(folder, path.name))
+            with contextlib.closing(sqlite3.connect(Path(folder, "autoperf.db"))) as db:
+                db.row_factory = sqlite3.Row
+                rows = db.execute("SELECT * FROM experiments JOIN lives ON experiment = id").fetchall()
+                self.lives = {row["name"]: {**json.loads(row["life"]), "folder": row["folder"]} for row in rows}
+                found = db.execute("SELECT value FROM meta WHERE key = 'installation'").fetchone()
+                self.installation = str(found[0]) if found else ""
+                self.history = [dict(row) for row in db.execute("SELECT * FROM history ORDER BY id")]
+
+
+# ---------------------------------------------------------------- experiments
+
+
+def experiment(
+    name: str,
+    settings: str,
+    machines: Sequence[ContainerMachine],
+    allocations: str,
+    *,
+    exec_path: str = "~/perftest_cpp",
+    environment: Mapping[str, str] | None = None,
+    **keys: Any,
+) -> str:
+    """An experiment file for machines of the lab. `allocations`: a word a machine, "pub sub"."""
+    text = machines_toml(machines, allocations.split(), exec_path, KEY)
+    given = {"STANDIN_FAST": "1"} if environment is None else environment
+    table = ", ".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
+    text = text.replace("perftest_exec_path", f"environment = {{ {table} }}\nperftest_exec_path")
+    return experiment_toml(name, settings, text, **{"buffer_secs": 6, **keys})
+
+
+ONE_AT_A_TIME = """#!/bin/sh
+# A tool that refuses to run twice at once on this machine, and notes each of its starts.
+case " $* " in *" -help "*) exec "$HOME/perftest_cpp" "$@" ;; esac
+echo "$AUTOPERF_UID" >>"$HOME/starts"
+exec flock --nonblock --no-fork --conflict-exit-code 99 "$HOME/only-one" "$HOME/perftest_cpp" "$@"
+"""
+
+
+def guard(lab: ContainerLab) -> str:
+    """Put a tool on all machines that ends with 99 where one runs already; returns its path."""
+    for machine in lab.machines:
+        lab.copy_to(machine.name, "/home/pi/one_at_a_time", ONE_AT_A_TIME, 0o755, "pi")
+    return "~/one_at_a_time"
+
+
+def starts(machine: ContainerMachine) -> Counter[str]:
+    """How often the guarded tool was started on a machine, by the attempt's uid."""
+    return Counter((root_of(machine) / "home/pi/starts").read_text().split())
+
+
+# ---------------------------------------------------------------- killing by aim
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one experiment stood at some instant."""
+
+    experiment: str
+    state: str
+    step: str  # of its open attempt: intent, preparing, starting, waiting, fetching, archived; "" without one
+    uid: str
+    test: str
+    number: int
+    launchers: Mapping[str, str] = field(default_factory=dict)  # machine -> pid and start time, while they live
+
+    @property
+    def name(self) -> str:
+        """What a kill here counts as."""
+        return self.step or self.state
+
+
+class Marksman:
+    """Kills the daemon where it is told to. `machines`: experiment -> the machines with its participants."""
+
+    def __init__(
+        self, daemon: InstalledDaemon, machines: Mapping[str, Sequence[ContainerMachine]], seed: int
+    ) -> None:
+        self.daemon, self.machines = daemon, machines
+        self.hits: list[dict[str, Place]] = []
+        self._random = random.Random(seed)
+        self._pause = threading.Event()
+
+    def count(self) -> Counter[str]:
+        """How often each place was hit."""
+        return Counter(name for hit in self.hits for name in {place.name for place in hit.values()})
+
+    def shoot(self, wanted: Collection[str], secs: float = 60) -> dict[str, Place]:
+        """Kill the daemon at a random moment at which some experiment stands at a wanted place."""
+        deadline = time.monotonic() + secs
+        while True:
+            with self._frozen() as pid:
+                places = self.places() if pid else {}
+                if {place.name for place in places.values()} & set(wanted):
+                    os.kill(pid, signal.SIGKILL)
+                    self.hits.append(places)
+                    return places
+            assert time.monotonic() < deadline, f"nothing came to {wanted}: {places}\n{self.daemon.text()}"
+            # In the long wait nothing happens, so it is looked at less often.
+            long = all(place.name in ("waiting", "rebooting", "idle") for place in places.values())
+            self._pause.wait(self._random.uniform(0.0, 0.04 if long else 0.004))
+
+    def await_restart(self, dead: int = 0) -> None:
+        """Until systemd has the daemon up again."""
+        self.daemon.until(self.daemon.answers, "systemd started the daemon again")
+
+    @contextlib.contextmanager
+    def _frozen(self) -> Iterator[int]:
+        """The daemon's pid; it stands still in the block."""
+        pid = self.daemon.pid()
+        if not pid:
+            yield 0
+            return
+        try:
+            os.kill(pid, signal.SIGSTOP)
+        except ProcessLookupError:
+            yield 0
+            return
+        try:
+            _await(lambda: stopped(pid), "the daemon stands still")
+            yield pid
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def places(self) -> dict[str, Place]:
+        """Where each experiment stands; the daemon must be frozen or dead."""
+        memory = self.daemon.memory()
+        return {
+            name: self._place(name, memory.lives[name], memory.installation, machines)
+            for name, machines in self.machines.items()
+            if name in memory.lives
+        }
+
+    def _place(
+        self, name: str, life: Mapping[str, Any], installation: str, machines: Sequence[ContainerMachine]
+    ) -> Place:
+        uid, launchers, step = life["uid"], {}, ""
+        if uid:
+            found = []
+            for machine in machines:
+                with contextlib.suppress(AutoperfError):  # a machine that is off
+                    folder = root_of(machine) / "home/pi/.autoperf" / installation / uid
+                    found.append(folder)
+                    with contextlib.suppress(OSError):
+                        launchers[machine.name] = (folder / "launcher").read_text().strip()
+            data = self.daemon.state / "results" / life["folder"] / "data" / life["test"]
+            step = _step(found, (data / f"attempt-{life['number']}.tar.gz").exists())
+        state = life["state"]
+        if state != "running":
+            step = ""
+        return Place(name, state, step, uid, life["test"], life["number"], launchers)
+
+
+def _step(folders: Sequence[Path], archived: bool) -> str:
+    """The step of design's list that an open attempt is at, from its folders on the machines."""
+    if archived:
+        return "archived"
+    there, begun = [f.exists() for f in folders], [(f / "started").exists() for f in folders]
+    if not any(there):
+        return "intent"
+    if not any(begun):
+        return "preparing"
+    if not all(begun):
+        return "starting"
+    return "fetching" if all((f / "done").exists() for f in folders) else "waiting"
+
+
+# ---------------------------------------------------------------- small things
+
+
+def root_of(machine: ContainerMachine) -> Path:
+    """A machine's files, as root of this computer sees them. AutoperfError when it is down."""
+    return Path(f"/proc/{machine.leader()}/root")
+
+
+def stopped(pid: int) -> bool:
+    """Whether every thread of a process stands still (or it is gone)."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        return all(_thread_state(pid, thread) in "TtZX" for thread in threads)
+    except FileNotFoundError:
+        return True
+
+
+def _thread_state(pid: int, thread: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
+def _is_daemon(pid: int, leader: int) -> bool:
+    fields = stat_fields(pid)
+    if not fields or int(fields[1]) != leader or fields[0] in "ZX":
+        return False
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "autoperfd"
+    except OSError:
+        return False
+
+
+def _await(condition: Callable[[], object], what: str, secs: float = 5) -> None:
+    deadline = time.monotonic() + secs
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {secs} s: {what}"
