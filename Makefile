@@ -22,6 +22,7 @@ PIP_INSTALL = $(DESTDIR)$(LIB)/bin/python $(PIP) --no-compile
 LOOPBACK = sshd:openssh-server ssh-keygen:openssh-client
 CONTAINER = systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables git:git strace:strace
 DDSPERF = ddsperf:cyclonedds-tools
+SHELLS = busybox:busybox mksh:mksh tcsh:tcsh fish:fish
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -51,7 +52,7 @@ check: lint
 	$(BIN)/pytest --quiet -m 'not lab and not container and not install' $(PYTEST_ARGS)
 
 test: venv
-	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(if $(filter 0,$(shell id -u)),$(CONTAINER))
+	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(if $(filter 0,$(shell id -u)),$(CONTAINER))
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 demo: venv
@@ -73,6 +74,7 @@ clean:
 # ------------------------------------------------------------------------------------------------ installation
 
 # The dependencies alone, in the virtual environment the daemon will live in; done again only when they change.
+# setuptools goes: nothing needs it, and its hook costs every start of autoperfctl 2 ms.
 install-venv:
 	@PYTHON=$(SYSTEM_PYTHON) .ci/need module.ensurepip:python3-venv
 	@set -e; wanted=$$(mktemp); trap 'rm -f "$$wanted"' EXIT; \
@@ -80,6 +82,7 @@ install-venv:
 	if ! cmp -s "$$wanted" $(DESTDIR)$(LIB)/dependencies.txt; then \
 	    $(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(LIB); \
 	    $(PIP_INSTALL) --requirement "$$wanted"; \
+	    $(DESTDIR)$(LIB)/bin/python -m pip --quiet uninstall --yes setuptools; \
 	    install -m 644 "$$wanted" $(DESTDIR)$(LIB)/dependencies.txt; \
 	fi
 

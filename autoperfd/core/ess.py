@@ -1,7 +1,7 @@
 """The rows of `ess.csv` and `summary.csv`: columns, formats and quoting. Pure; any thread.
 
-Text that a spreadsheet could take for a formula begins with an apostrophe, and text that is more than one plain
-word is quoted, so that no separator in it begins a cell. Numbers and times are written by us alone.
+Text that a spreadsheet could take for a formula gets an apostrophe, also after a semicolon, which is the separator
+where a computer's language says so. Numbers and times are written by us alone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ ESS_COLUMNS = (
 
 Cell = str | int | float | bool | None
 _FORMULA_STARTS = frozenset("=+-@＝＋－＠")
+_HIDDEN_START = re.compile(r";(?=[\s\"']*[=+@＝＋－＠'-])")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]*")
 
 
@@ -49,12 +50,13 @@ def cell(value: Cell) -> str:
             return repr(value) if math.isfinite(value) else ""
         case _:
             text = "".join(c if c.isprintable() else " " for c in value)
+            text = _HIDDEN_START.sub(";'", text)
             return f"'{text}" if text.lstrip()[:1] in _FORMULA_STARTS or text[:1] == "'" else text
 
 
 def text_of(cell: str) -> str:
     """The text that `cell` wrote, as far as it was printable."""
-    return cell.removeprefix("'")
+    return cell.removeprefix("'").replace(";'", ";")
 
 
 def line(values: Iterable[Cell]) -> str:

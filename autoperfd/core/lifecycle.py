@@ -554,8 +554,9 @@ class Life:
         self.away_secs, self.away_seen = 0.0, None
         self.outcome = "waiting" if (self.test or self.has_next()) else "finished"
 
-    def take_up_again(self, _: Any) -> None:
-        self.outcome = "waiting" if (self.test or self.has_next()) else "finished"
+    def take_up_again(self, data: Any) -> None:
+        if self.outcome != "waiting":
+            self.forgive(data)
 
     def reschedule(self, data: Any) -> None:
         if isinstance(_event(data, m.Event), m.Retry):

@@ -39,7 +39,7 @@ from autoperfd.daemon.store import (
     SaveMeta,
     Store,
 )
-from autoperfd.daemon.workers import Answer, Clock, Crash
+from autoperfd.daemon.work import Answer, Clock, Crash
 from autoperfd.errors import AutoperfError, ConfigError, DiskError, Problem, Refused, StoreError
 from autoperfd.tools.judging import FIGURES
 

@@ -129,10 +129,12 @@ class Spool:
 
     def _loop(self) -> None:
         try:
-            while not self._stopping.is_set():
+            while True:
                 self.beat = self._clock()
                 watched = self._hints.watch(self.folder)
                 self._hints.wake.clear()
+                if self._stopping.is_set():  # looked at after the clearing, or the call of `stop` could be lost
+                    return
                 wait = self.look()
                 self._hints.wake.wait(wait if watched else min(wait, POLL_SECS))
         finally:

@@ -62,6 +62,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE history(
         id INTEGER PRIMARY KEY, wall REAL NOT NULL, experiment INTEGER NOT NULL, test TEXT NOT NULL,
         event TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL, note TEXT NOT NULL, sum TEXT NOT NULL);
+    CREATE INDEX history_by_test ON history(experiment, test);
     """,
 )
 """Migration k brings a file from user_version k to k + 1; released ones are never edited."""
@@ -331,9 +332,9 @@ class Store:
 
     def history(self, experiment: int, test: str = "") -> list[SaveHistory]:
         """What happened to an experiment or one of its tests, oldest first."""
-        columns = ", ".join(SaveHistory.__slots__)
-        where = "experiment = ? AND (? = '' OR test = ?)"
-        rows = self._rows(f"SELECT {columns}, sum FROM history WHERE {where} ORDER BY id", (experiment, test, test))
+        columns, where = ", ".join(SaveHistory.__slots__), "experiment = ? AND test = ?" if test else "experiment = ?"
+        values = (experiment, test) if test else (experiment,)
+        rows = self._rows(f"SELECT {columns}, sum FROM history WHERE {where} ORDER BY id", values)
         return [SaveHistory(*row) for row in rows]
 
     # ------------------------------------------------------------ commit

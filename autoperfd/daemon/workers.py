@@ -12,13 +12,13 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 from autoperfd.core import messages as m
 from autoperfd.core.plan import Machine, Tool, Verdict
 from autoperfd.core.policy import KEPT, result_of
 from autoperfd.daemon import archive
 from autoperfd.daemon.files import make_folder
+from autoperfd.daemon.work import Answer, Clock, Crash, bound, stuck
 from autoperfd.errors import (
     Cancelled,
     DiskError,
@@ -32,32 +32,6 @@ from autoperfd.errors import (
 )
 from autoperfd.remote.fleet import Fleet
 from autoperfd.remote.values import Order, Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an order came to. The engine ignores it when the ticket is an old one."""
-
-    experiment: int
-    ticket: int
-    event: m.Event
-
-
-@dataclass(frozen=True, slots=True)
-class Crash:
-    """A worker met an error nobody foresaw; the daemon ends with it."""
-
-    error: BaseException
-
-
-class Clock(Protocol):
-    """The time, passed in so that tests and rehearsals can have their own."""
-
-    def wall(self) -> float:
-        """Unix seconds UTC."""
-
-    def monotonic(self) -> float:
-        """Seconds that never step."""
 
 
 @dataclass(slots=True)
@@ -118,9 +92,7 @@ class Workers:
             if work.overdue_at <= now:
                 self._fleet.abandon(work.order.machines)
                 self.cancel(experiment)
-                reason = f"{type(work.order).__name__} did not end within its time"
-                event = m.Unreachable(machine=work.order.machines[0].name, reason=reason, code="WORK_STUCK")
-                answers.append(Answer(experiment, work.ticket, event))
+                answers.append(Answer(experiment, work.ticket, stuck(work.order)))
         return answers
 
     def close(self) -> None:
@@ -129,17 +101,12 @@ class Workers:
             self.cancel(experiment)
 
     def _bound(self, order: m.Order) -> float:
-        """Seconds after which an order must have answered by itself, with room to spare."""
-        match order:
-            case m.Wait(secs=secs):
-                return secs + 60
-            case m.Reboot():
-                return self._boot_budget_secs * 1.5 + 120
-            case m.RunAttempt(deadline_secs=secs):
-                return secs + self._grace_secs + 3600
-            case m.Validate():
-                return self._validation_secs * 2 + 300
-        return float("inf")
+        return bound(
+            order,
+            validation_secs=self._validation_secs,
+            boot_budget_secs=self._boot_budget_secs,
+            grace_secs=self._grace_secs,
+        )
 
 
 @dataclass(slots=True)

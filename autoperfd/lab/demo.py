@@ -207,7 +207,7 @@ class Demo:
     @contextlib.contextmanager
     def _daemon(self, runtime: Path) -> Iterator[None]:
         """The daemon as a process of its own that ends with this one, ready to answer."""
-        argv = [script("autoperfd"), "--config", str(self.config)]
+        argv = [sys.executable, "-m", "autoperfd.daemon.main", "--config", str(self.config)]
         with self.log.open("wb") as log:
             daemon = subprocess.Popen(
                 [*ends_with_parent(), *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
@@ -244,7 +244,7 @@ class Demo:
         """Run a command as a person would, and show it."""
         words = [command, *options, *([shown(self.example)] if file else [])]
         print(f"   $ autoperfctl {' '.join(words)}", flush=True)
-        argv = [script("autoperfctl"), "--config", str(self.config), *words]
+        argv = [sys.executable, "-m", "autoperfd.ctl.main", "--config", str(self.config), *words]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=READY_SECS + 30, check=False)
         print("".join(f"   {line}\n" for line in (done.stdout + done.stderr).splitlines()), end="", flush=True)
         if done.returncode:
@@ -370,11 +370,6 @@ def rounded(word: str) -> str:
 def is_number(word: str) -> bool:
     """Whether a cell holds a number, or nothing."""
     return not word or word.replace(".", "", 1).isdecimal()
-
-
-def script(name: str) -> str:
-    """One of the project's programs, as installed beside this Python."""
-    return str(Path(sys.executable).with_name(name))
 
 
 def ends_with_parent() -> list[str]:

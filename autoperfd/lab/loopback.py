@@ -41,6 +41,8 @@ from autoperfd.lab.machines import (
 
 FIRST_ADDRESS = 11  # 127.0.0.11, .12, …
 PORTS = range(20_000, 32_000)  # below the ephemeral range, so no client connection takes one
+# A program of its own, because the login of ForceCommand cannot start the one inside sshd.
+SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server")
 SSHD_CONFIG = """\
 ListenAddress {ip}:{port}
 HostKey {host_key}
@@ -59,7 +61,7 @@ PrintLastLog no
 MaxStartups 200:30:400
 MaxSessions 200
 MaxAuthTries 20
-Subsystem sftp internal-sftp
+Subsystem sftp {sftp_server}
 """
 
 
@@ -234,6 +236,7 @@ class LoopbackLab:
             # sshd honours the first SetEnv line only, so all of them stand in it.
             environment=" ".join(quoted(f"{key}={value}") for key, value in environment.items()),
             login=shell_path(self.folder / "login"),
+            sftp_server=next(filter(os.path.exists, SFTP_SERVERS), "internal-sftp"),
         )
         if openssh_version() >= (9, 8):
             text += "PerSourcePenalties no\n"  # a test that is refused on purpose must not lock out the rest

@@ -2,9 +2,11 @@
 #
 # POSIX sh (dash, busybox, bash). Nothing is installed: this text arrives on standard input of a constant
 # command, stays in $AUTOPERF_SH, and `/bin/sh -c 'eval "$AUTOPERF_SH"' autoperf VERB ...` runs a verb in a
-# process of its own. Requests are `VERB BYTES TOKEN...` and that many bytes of NUL-separated values; values
-# become positional parameters through xargs and are never read as shell text. Tokens are numbers, hex
-# digits and file names of [A-Za-z0-9._-] that the controller made. Answers are `answer STATUS BYTES` and text.
+# process of its own. Requests are `VERB BYTES TOKEN...` and that many bytes of NUL-separated values, or
+# `VERB -COUNT TOKEN...` and that many values, a line each, where none holds a newline: no program is needed to read
+# those. Values become positional parameters, the former through xargs, and are never read as shell text. Tokens are
+# numbers, hex digits and file names of [A-Za-z0-9._-] that the controller made. Answers are `answer STATUS BYTES`
+# and text.
 #
 # One attempt is one folder, ~/.autoperf/INSTALLATION/UID (`$d` below):
 #   files/     the participants' working folder, all they write
@@ -25,6 +27,7 @@ newline='
 blanks=$IFS
 
 boot_id() { read -r boot_id <"${AUTOPERF_BOOT_ID_FILE:-/proc/sys/kernel/random/boot_id}" || boot_id=-; }
+self() { read -r self rest </proc/self/stat; } # $$ is the parent's in a subshell
 uptime() { read -r uptime rest </proc/uptime || uptime=0; }
 
 birth() { # PID: sets $birth to its start time, field 22 after the name, which may hold anything
@@ -49,19 +52,23 @@ notify() { # FIFO: wakes every waiting verb, those whose link is long gone inclu
   printf '\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n' 1<>"$d/$1"
 }
 
-marked() { # sets $marked to the processes whose environment names this attempt's folder
+marked() { # MARK: sets $marked to the processes whose environment has it
   set +f
-  marked=$(grep -lsF "AUTOPERF_FOLDER=$d" /proc/[0-9]*/environ)
+  marked=$(grep -lsF "$1" /proc/[0-9]*/environ)
   set -f
 }
 
-end_marked() { # ends all of them, the launcher included, and waits until they are gone
+kill_marked() {
+  for path in $marked; do
+    path=${path#/proc/}
+    kill -s KILL "${path%/environ}" 2>/dev/null
+  done
+}
+
+end_marked() { # ends all that belongs to the attempt $d, the launcher included, and waits until it is gone
   tries=0
-  while marked && [ -n "$marked" ] && [ "$tries" -lt 60 ]; do
-    for path in $marked; do
-      path=${path#/proc/}
-      kill -s KILL "${path%/environ}" 2>/dev/null
-    done
+  while marked "AUTOPERF_FOLDER=$d" && [ -n "$marked" ] && [ "$tries" -lt 60 ]; do
+    kill_marked
     tries=$((tries + 1))
     sleep 0.05 || sleep 1
   done
@@ -107,7 +114,10 @@ sweep_others() { # INSTALLATION KEEP...: ends and removes all attempts but those
   done
 }
 
-free_space() { df -Pk "$1" | { read -r rest && read -r rest rest rest free rest && printf 'free_kb %s\n' "$free"; }; }
+free_space() { # FOLDER
+  set -- $(df -Pk "$1") # seven words of headings stand in front
+  [ -z "${11-}" ] || printf 'free_kb %s\n' "${11}"
+}
 
 describe() { # prints all that is known of the attempt $d
   boot_id
@@ -177,13 +187,15 @@ prepare() { # INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICIPANTS 
     esac
   fi
   boot_id
-  birth $$
-  if ! why=$(mkdir -p "$HOME/.autoperf/$installation" 2>&1) || ! why=$(mkdir "$d" 2>&1); then
+  self
+  birth "$self"
+  [ -d "${d%/*}" ] || mkdir -p "${d%/*}"
+  if ! why=$(mkdir "$d" 2>&1); then
     if [ -d "$d" ]; then printf 'found\nstate starting\n'; else printf 'failed folder %s\n' "$why"; fi
     return
   fi
   printf '%s\n' "$boot_id" >"$d/boot0"
-  printf '%s %s\n' "$$" "$birth" >"$d/preparing"
+  printf '%s %s\n' "$self" "$birth" >"$d/preparing"
   if ! why=$(cd "$d" && mkdir files 2>&1 && mkfifo events start ready ack pubs all hash 2>&1); then
     rm -rf "$d"
     printf 'failed folder %s\n' "$why"
@@ -279,8 +291,8 @@ probe() { # INSTALLATION UID_OPEN START(0|1) REBOOT(0|1) SECS NENV executable na
   if alive_busy "$busy" && [ "$busy_installation" != "$installation" ]; then
     printf 'busy %s %s\n' "$busy_installation" "$busy_uid"
   fi
-  name=${executable##*/}
-  for path in $(grep -lsxF -e "$(printf '%.15s' "$name")" /proc/[0-9]*/comm); do
+  name=${executable##*/} # the kernel keeps 15 bytes of it
+  for path in $(grep -lsxF -e "${name%"${name#???????????????}"}" /proc/[0-9]*/comm); do
     path=${path%/comm}
     grep -qsF AUTOPERF_FOLDER= "$path/environ" || printf 'foreign %s\n' "${path#/proc/}"
   done
@@ -344,15 +356,14 @@ alive_busy() { # FILE: sets who holds the machine; false when nobody living does
 
 take_machine() { # one attempt at a time on a machine, whoever's; a dead holder's mark is moved away
   busy=$HOME/.autoperf/busy
-  printf '%s\n' "$installation $uid $$ $birth $boot_id" >"$busy.$$"
+  printf '%s\n' "$installation $uid $$ $birth $boot_id" >"$d/busy"
   taken=1
   for try in 1 2 3; do
-    if ln "$busy.$$" "$busy" 2>/dev/null; then taken=0; break; fi
+    if ln "$d/busy" "$busy" 2>/dev/null; then taken=0; break; fi
     if alive_busy "$busy"; then break; fi
     mv "$busy" "$busy.dead" 2>/dev/null
     if alive_busy "$busy.dead"; then ln "$busy.dead" "$busy"; fi # another was quicker: give it back
   done
-  rm -f "$busy.$$"
   return "$taken"
 }
 
@@ -436,7 +447,7 @@ launch() { # FOLDER INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICI
     fi
     if [ "$#" -eq "$nenv" ]; then
       case $value in "~/"*) value=$HOME/${value#"~/"} ;; esac
-      set -- "$@" "AUTOPERF_UID=$uid" /bin/sh -c ': <"$0" && exec "$@"' "$d/start"
+      set -- "$@" "AUTOPERF_UID=$uid" "AUTOPERF_PARTICIPANT=$d" /bin/sh -c ': <"$0" && exec "$@"' "$d/start"
     fi
     set -- "$@" "$value"
     missing=$((missing - 1))
@@ -508,12 +519,8 @@ launch() { # FOLDER INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICI
     esac
   done
   kill $timer $guard 2>/dev/null
-  marked
-  for path in $marked; do # what left its group but still carries the mark; the launcher's own have no uid
-    path=${path#/proc/}
-    path=${path%/environ}
-    grep -qsF "AUTOPERF_UID=$uid" "/proc/$path/environ" && kill -s KILL "$path"
-  done
+  marked "AUTOPERF_PARTICIPANT=$d" # what left its group but still carries the mark; the launcher's own do not
+  kill_marked
   boot_id
   printf '%-100s\n' "$boot_id $reason" 1<>"$d/end"
   rm -f "$HOME/.autoperf/busy"
@@ -578,6 +585,17 @@ fetch() { # INSTALLATION UID LIMIT SLOW(0|1) NAME...: a manifest, the bytes of a
   printf 'answer 0 %s\n%s' "${#hashes}" "$hashes"
 }
 
+with_lines() { # COUNT VERB token...: the verb, with as many values more as lines are read
+  lines=$1
+  shift
+  while [ "$lines" -gt 0 ]; do
+    IFS= read -r value || return
+    set -- "$@" "$value"
+    lines=$((lines - 1))
+  done
+  "$@" </dev/null
+}
+
 serve() {
   exec 2>/dev/null
   printf '\nautoperf ready\n'
@@ -589,8 +607,13 @@ serve() {
         ;;
       state | sweep | go | await | end | boot | clock | reboot) out=$("$verb" $rest) ;;
       prepare | probe)
-        out=$(head -c "$size" | xargs -0 -x -n 100000 -s 1900000 \
-          /bin/sh -c 'eval "$AUTOPERF_SH"' autoperf "$verb" $rest)
+        case $size in
+          -*) out=$(with_lines "${size#-}" "$verb" $rest) ;;
+          *)
+            out=$(head -c "$size" | xargs -0 -x -n 100000 -s 1900000 \
+              /bin/sh -c 'eval "$AUTOPERF_SH"' autoperf "$verb" $rest)
+            ;;
+        esac
         ;;
       *) out= ; false ;;
     esac

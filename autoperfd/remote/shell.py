@@ -21,6 +21,7 @@ READY = b"\nautoperf ready\n"
 NOISE_LIMIT = 1 << 16  # what a login shell may print before the verb loop speaks
 ANSWER_LIMIT = 1 << 20
 CHUNK = 262_144
+LINES_LIMIT = 2000  # bytes of values that are sent as lines
 SLICE_SECS = 60.0  # paramiko counts with the wall clock, which may jump
 _HEADER = re.compile(rb"answer (\d{1,3}) (\d{1,8})\n", re.ASCII)
 
@@ -64,8 +65,12 @@ class Shell:
 
     def begin(self, verb: str, tokens: Sequence[object], values: Sequence[str], deadline: float) -> None:
         """Sends a question; the answer is to be read by the caller."""
-        body = b"".join(value.encode("utf-8", "surrogateescape") + b"\0" for value in values)
-        header = " ".join([verb, str(len(body)), *map(str, tokens)])
+        encoded = [value.encode("utf-8", "surrogateescape") for value in values]
+        size = sum(map(len, encoded))
+        # A shell reads lines byte by byte, which is quicker than starting programs as long as there are few.
+        as_lines = 0 < size <= LINES_LIMIT and not any(b"\n" in value for value in encoded)
+        body = b"".join(value + (b"\n" if as_lines else b"\0") for value in encoded)
+        header = " ".join([verb, str(-len(encoded) if as_lines else len(body)), *map(str, tokens)])
         self._send(header.encode("ascii") + b"\n" + body, deadline)
 
     def answer(self, deadline: float) -> str:

@@ -276,5 +276,5 @@ class Bench:
 
     def facts(self) -> Mapping[str, Any]:
         """The facts of the latest notice."""
-        facts: Mapping[str, Any] = self.latest(m.Notice).facts  # type: ignore[arg-type]
+        facts: Mapping[str, Any] = self.latest(m.Notice).facts
         return facts

@@ -911,3 +911,15 @@ def times_are_kept() -> None:
     b.run().succeed()
     opened, closed, decided = b.latest(m.AttemptOpened), b.latest(m.AttemptClosed), b.latest(m.TestDecided)
     assert START < opened.started < closed.ended == decided.wall == b.life.since == b.wall
+
+
+@scenario
+def what_was_held_against_it_is_forgotten_when_dropped_again() -> None:
+    b = Bench(3, retries=0, halt_after_consecutive_failures=2)
+    b.run().fail()
+    b.run().fail()
+    at(b, "halted")
+    b.cancel()
+    b.swept()
+    b.redropped()
+    assert (b.life.outcome, b.life.reason, b.life.failures_in_a_row) == ("waiting", "", 0)

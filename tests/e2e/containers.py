@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,9 @@ class InstalledDaemon(Daemon):
 
     def property(self, name: str) -> str:
         """One property of the unit."""
-        return self.controller.run(["systemctl", "show", "--value", f"-p{name}", "autoperfd"], check=True).stdout.strip()
+        return self.controller.run(
+            ["systemctl", "show", "--value", f"-p{name}", "autoperfd"], check=True
+        ).stdout.strip()
 
     def drop_in(self, text: str) -> None:
         """Give the unit a drop-in."""
@@ -167,12 +169,6 @@ class InstalledDaemon(Daemon):
     def memory(self) -> Memory:
         """A copy of its memory, as a daemon that starts now would find it. It must be stopped, dead or frozen."""
         return Memory(self.state)
-
-    def boots(self, machine: ContainerMachine) -> int:
-        """How often a machine has booted on its present disk."""
-        return len(machine.run("journalctl --list-boots --no-pager | grep -c .", check=True).stdout) and int(
-            machine.run("journalctl --list-boots --no-pager | grep -c .", check=True).stdout
-        )
 
 
 @dataclass(frozen=True)
@@ -265,7 +261,10 @@ class Place:
     uid: str
     test: str
     number: int
-    launchers: Mapping[str, str] = field(default_factory=dict)  # machine -> pid and start time, while they live
+    folders: tuple[Path, ...] = ()  # of the open attempt on its machines
+    archive: Path = Path()  # where its archive will lie
+    inode: int = 0  # of the archive, once it lies there
+    launchers: tuple[str, ...] = ()  # pid and start time of each one that lives
 
     @property
     def name(self) -> str:
@@ -276,11 +275,12 @@ class Place:
 class Marksman:
     """Kills the daemon where it is told to. `machines`: experiment -> the machines with its participants."""
 
-    def __init__(
-        self, daemon: InstalledDaemon, machines: Mapping[str, Sequence[ContainerMachine]], seed: int
-    ) -> None:
+    def __init__(self, daemon: InstalledDaemon, machines: Mapping[str, Sequence[ContainerMachine]], seed: int) -> None:
         self.daemon, self.machines = daemon, machines
         self.hits: list[dict[str, Place]] = []
+        self.starts_hit = 0
+        self.adopted: list[Place] = []  # places of attempts that ran on across an interruption
+        self._latest: Mapping[str, Place] = {}
         self._random = random.Random(seed)
         self._pause = threading.Event()
 
@@ -288,8 +288,14 @@ class Marksman:
         """How often each place was hit."""
         return Counter(name for hit in self.hits for name in {place.name for place in hit.values()})
 
-    def shoot(self, wanted: Collection[str], secs: float = 60) -> dict[str, Place]:
-        """Kill the daemon at a random moment at which some experiment stands at a wanted place."""
+    def missing(self, places: Mapping[str, int]) -> list[str]:
+        """Places that were not hit so many times yet."""
+        hits = self.count()
+        return [name for name, count in places.items() if hits[name] < count]
+
+    def shoot(self, *wanted: str, within_secs: float = 0, secs: float = 60) -> None:
+        """Kill the daemon when some experiment stands at a wanted place, after a random part of `within_secs`."""
+        self._pause.wait(self._random.uniform(0.0, within_secs))
         deadline = time.monotonic() + secs
         while True:
             with self._frozen() as pid:
@@ -297,13 +303,50 @@ class Marksman:
                 if {place.name for place in places.values()} & set(wanted):
                     os.kill(pid, signal.SIGKILL)
                     self.hits.append(places)
-                    return places
+                    self._latest = places
+                    return
             assert time.monotonic() < deadline, f"nothing came to {wanted}: {places}\n{self.daemon.text()}"
-            # In the long wait nothing happens, so it is looked at less often.
-            long = all(place.name in ("waiting", "rebooting", "idle") for place in places.values())
-            self._pause.wait(self._random.uniform(0.0, 0.04 if long else 0.004))
+            self._wait_a_moment(places.values())
 
-    def await_restart(self, dead: int = 0) -> None:
+    def await_place(self, wanted: str, secs: float = 60) -> None:
+        """Until some experiment stands at a place; nothing is killed."""
+        deadline = time.monotonic() + secs
+        while True:
+            with self._frozen() as pid:
+                self._latest = self.places() if pid else {}
+            if wanted in {place.name for place in self._latest.values()}:
+                return
+            assert time.monotonic() < deadline, f"nothing came to {wanted}: {self._latest}\n{self.daemon.text()}"
+            self._wait_a_moment(self._latest.values())
+
+    def check_adoption(self) -> None:
+        """An attempt that ran when the daemon was interrupted, and runs still, does so in the same processes."""
+        for place in self._latest.values():
+            running = launchers(place.folders) if place.name == "waiting" else ()
+            assert set(running) <= set(place.launchers), "the attempt was begun anew"
+            if running:
+                self.adopted.append(place)
+
+    def shoot_at_start(self) -> None:
+        """Kill the daemon that systemd has just started, before it answers; the former one is dead."""
+        self.daemon.until(self.daemon.pid, "systemd started the daemon again")
+        self._pause.wait(self._random.uniform(0.0, 0.2))
+        with self._frozen() as pid:
+            if pid and not (self.daemon.runtime / "control.sock").exists():
+                os.kill(pid, signal.SIGKILL)
+                self.starts_hit += 1
+
+    def _wait_a_moment(self, places: Collection[Place]) -> None:
+        """A random moment; a longer one while nothing happens, which ends when something does."""
+        if any(place.name not in ("waiting", "rebooting", "idle") for place in places):
+            self._pause.wait(self._random.uniform(0.0, 0.004))
+            return
+        waiting = [place for place in places if place.name == "waiting"]
+        end = time.monotonic() + self._random.uniform(0.0, 0.1)
+        while time.monotonic() < end and not any(_all_done(place.folders) for place in waiting):
+            self._pause.wait(0.001)
+
+    def await_restart(self) -> None:
         """Until systemd has the daemon up again."""
         self.daemon.until(self.daemon.answers, "systemd started the daemon again")
 
@@ -338,21 +381,28 @@ class Marksman:
     def _place(
         self, name: str, life: Mapping[str, Any], installation: str, machines: Sequence[ContainerMachine]
     ) -> Place:
-        uid, launchers, step = life["uid"], {}, ""
+        folders: list[Path] = []
+        uid, step, kept, inode = life["uid"], "", Path(), 0
         if uid:
-            found = []
             for machine in machines:
                 with contextlib.suppress(AutoperfError):  # a machine that is off
-                    folder = root_of(machine) / "home/pi/.autoperf" / installation / uid
-                    found.append(folder)
-                    with contextlib.suppress(OSError):
-                        launchers[machine.name] = (folder / "launcher").read_text().strip()
+                    folders.append(root_of(machine) / "home/pi/.autoperf" / installation / uid)
             data = self.daemon.state / "results" / life["folder"] / "data" / life["test"]
-            step = _step(found, (data / f"attempt-{life['number']}.tar.gz").exists())
-        state = life["state"]
-        if state != "running":
-            step = ""
-        return Place(name, state, step, uid, life["test"], life["number"], launchers)
+            kept = data / f"attempt-{life['number']}.tar.gz"
+            inode = kept.stat().st_ino if kept.exists() else 0
+            step = _step(folders, bool(inode)) if life["state"] == "running" else ""
+        return Place(
+            experiment=name,
+            state=life["state"],
+            step=step,
+            uid=uid,
+            test=life["test"],
+            number=life["number"],
+            folders=tuple(folders),
+            archive=kept,
+            inode=inode,
+            launchers=launchers(folders),
+        )
 
 
 def _step(folders: Sequence[Path], archived: bool) -> str:
@@ -366,7 +416,28 @@ def _step(folders: Sequence[Path], archived: bool) -> str:
         return "preparing"
     if not all(begun):
         return "starting"
-    return "fetching" if all((f / "done").exists() for f in folders) else "waiting"
+    return "fetching" if _all_done(folders) else "waiting"
+
+
+def _all_done(folders: Sequence[Path]) -> bool:
+    return all((folder / "done").exists() for folder in folders)
+
+
+def launchers(folders: Sequence[Path]) -> tuple[str, ...]:
+    """Pid and start time of the launchers of an attempt that live, by its folders on the machines."""
+    found = []
+    for folder in folders:
+        with contextlib.suppress(OSError, ValueError):
+            pid, birth = (folder / "launcher").read_text().split()
+            proc = Path(*folder.parts[: folder.parts.index("root") + 1], "proc", pid, "stat")
+            if proc.read_text().rpartition(")")[2].split()[19] == birth:
+                found.append(f"{pid} {birth}")
+    return tuple(found)
+
+
+def boots(machine: ContainerMachine) -> int:
+    """How often a machine has booted since it got its present disk."""
+    return len(machine.run("journalctl --list-boots --quiet --no-pager", check=True).stdout.splitlines())
 
 
 # ---------------------------------------------------------------- small things

@@ -1,0 +1,56 @@
+"""What passes between the engine and whoever does its work: answers, and how long an order may take. Any thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from autoperfd.core import messages as m
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an order came to. The engine ignores it when the ticket is an old one."""
+
+    experiment: int
+    ticket: int
+    event: m.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A worker met an error nobody foresaw; the daemon ends with it."""
+
+    error: BaseException
+
+
+class Clock(Protocol):
+    """The time, passed in so that tests and rehearsals can have their own."""
+
+    def wall(self) -> float:
+        """Unix seconds UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never step."""
+
+
+def bound(order: m.Order, *, validation_secs: float, boot_budget_secs: float, grace_secs: float) -> float:
+    """Seconds after which an order must have answered by itself, with room to spare."""
+    match order:
+        case m.Wait(secs=secs):
+            return secs + 60
+        case m.Reboot():
+            return boot_budget_secs * 1.5 + 120
+        case m.RunAttempt(deadline_secs=secs):
+            return secs + grace_secs + 3600
+        case m.Validate():
+            return validation_secs * 2 + 300
+    return float("inf")
+
+
+def stuck(order: m.Order) -> m.Event:
+    """The event that stands for an order's answer when it outlived its bound."""
+    if isinstance(order, m.Wait):
+        return m.Due()
+    reason = f"{type(order).__name__} did not end within its time"
+    return m.Unreachable(machine=order.machines[0].name, reason=reason, code="WORK_STUCK")

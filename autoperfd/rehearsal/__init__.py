@@ -1,0 +1,4 @@
+"""Rehearses experiments: the real engine, core and memory on virtual time, with machines that exist in memory only.
+
+`World` lives through one seed: the same seed gives the same history, byte for byte. No threads, sockets or sleeps.
+"""

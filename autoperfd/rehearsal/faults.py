@@ -1,0 +1,396 @@
+"""What may go wrong and what people may do, drawn from a seed and spread over the first minutes of a world.
+
+`trouble(seed)` makes a world full of it; each fault that was put in is told in the history.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from autoperfd.core.settings import DaemonSettings
+from autoperfd.rehearsal.drafts import Draft, draw, paced_otherwise
+from autoperfd.rehearsal.machines import VirtualMachine
+from autoperfd.rehearsal.workers import Mischief
+from autoperfd.rehearsal.world import PLENTY, Chances, World
+
+HORIZON_SECS = (60.0, 500.0)
+Fault = Callable[[World, random.Random], None]
+
+
+def trouble(seed: int, files: Sequence[bytes] = (), **more: Any) -> World:
+    """A world of that seed with faults in it; of the given experiment files, or of files it draws itself."""
+    rng = random.Random(f"trouble {seed}")
+    drafts = () if files else _drafts(rng)
+    world = World(
+        seed,
+        files or [draft.text().encode() for draft in drafts],
+        settings=_settings(rng),
+        chances=_chances(rng),
+        mischief=_mischief(rng),
+        drafts=drafts,
+        **more,
+    )
+    horizon = rng.uniform(*HORIZON_SECS)
+    kinds = rng.sample(FAULTS, rng.randint(1, min(6, len(FAULTS))))  # a few kinds together show more than all at once
+    for _ in range(rng.choice((0, 2, 5, 10, 20))):
+        _put(world, rng.choice(kinds), rng, rng.uniform(0.0, horizon))
+    for _ in range(rng.choice((0, 0, 2, 5, 12))):
+        _put(world, rng.choice(PEOPLE), rng, rng.uniform(0.0, horizon))
+    world.horizon = horizon
+    return world
+
+
+def rehearse(seed: int, files: Sequence[bytes] = (), **more: Any) -> tuple[list[str], str, str]:
+    """Live through a world of that seed: (what does not hold, the history's digest, the history)."""
+    with trouble(seed, files, **more) as world:
+        try:
+            world.live(world.horizon, stop_early=False)
+            found = world.problems(ended=False) or world.conclude()
+        except AssertionError as error:
+            found = [str(error) or repr(error)]
+        return found, world.digest(), world.history
+
+
+def _drafts(rng: random.Random) -> tuple[Draft, ...]:
+    first = draw(rng, "E1", ("m1", "m2", "m3")[: rng.choice((2, 2, 3))])
+    if rng.random() < 0.7:
+        return (first,)
+    return (first, draw(rng, "E #2", rng.choice((("m1", "m2"), ("m2", "m4"), ("m4", "m5")))))
+
+
+def _settings(rng: random.Random) -> DaemonSettings:
+    return replace(
+        DaemonSettings(),
+        validation_secs=rng.choice((3.0, 10.0, 30.0)),
+        patience_secs=rng.choice((0.0, 20.0, 60.0, 300.0)),
+        backoff_first_secs=rng.choice((1.0, 5.0)),
+        backoff_cap_secs=rng.choice((10.0, 60.0)),
+        boot_budget_secs=rng.choice((30.0, 90.0)),
+        auto_resume=rng.random() < 0.8,
+        probe_secs=rng.choice((10.0, 60.0)),
+        grace_secs=5.0,
+    )
+
+
+def _chances(rng: random.Random) -> Chances:
+    return Chances(
+        dies=rng.choice((0.0, 0.0, 0.01, 0.05)),
+        commit_fails=rng.choice((0.0, 0.0, 0.0, 0.01)),
+        bad_tests=rng.choice((0.0, 0.2, 0.6)),
+        flaky=rng.choice((0.0, 0.1, 0.4)),
+        poisonous=rng.choice((0.0, 0.0, 0.0, 0.3)),
+        unheard=rng.choice((0.0, 0.3)),
+    )
+
+
+def _mischief(rng: random.Random) -> Mischief:
+    def maybe(probability: float) -> float:
+        return probability if rng.random() < 0.2 else 0.0
+
+    return Mischief(
+        doubled=maybe(0.3),
+        late=maybe(0.3),
+        hangs=maybe(0.02),
+        bugs=maybe(0.02),
+        disk=maybe(0.1),
+        fetch=maybe(0.1),
+    )
+
+
+def _put(world: World, fault: Fault, rng: random.Random, when: float) -> None:
+    seed = rng.getrandbits(32)
+
+    def strike() -> None:
+        if not world.is_calm:
+            fault(world, random.Random(seed))
+
+    world.timeline.after(when, strike)
+
+
+# ---------------------------------------------------------------- machines
+
+
+def _some(world: World, rng: random.Random) -> VirtualMachine:
+    return rng.choice(list(world.machines.values()))
+
+
+def _for_a_while(
+    world: World, rng: random.Random, machine: VirtualMachine, what: str, on: Callable[[], None], off: Callable[[], None]
+) -> None:
+    secs = rng.choice((1.0, 5.0, 20.0, 60.0, 200.0)) * rng.uniform(0.5, 1.5)
+    world.say(f"fault: {machine.name} {what} for {secs:.0f} s")
+    on()
+    world.timeline.after(secs, lambda: None if world.is_calm else off())
+
+
+def _reboots(world: World, rng: random.Random) -> None:
+    machine = _some(world, rng)
+    world.say(f"fault: {machine.name} reboots by itself")
+    machine.cycle()
+
+
+def _loses_power(world: World, rng: random.Random) -> None:
+    machine = _some(world, rng)
+    _for_a_while(world, rng, machine, "is off", machine.down, lambda: None if machine.up else machine.boot())
+
+
+def _is_cut(world: World, rng: random.Random) -> None:
+    machine = _some(world, rng)
+    _for_a_while(
+        world, rng, machine, "is cut from the network", lambda: machine.set_cut(True), lambda: machine.set_cut(False)
+    )
+
+
+def _all_are_cut(world: World, rng: random.Random) -> None:
+    for machine in world.machines.values():
+        seconds = random.Random(rng.random())
+        _for_a_while(
+            world,
+            seconds,
+            machine,
+            "is cut with all the others",
+            lambda machine=machine: machine.set_cut(True),  # type: ignore[misc]
+            lambda machine=machine: machine.set_cut(False),  # type: ignore[misc]
+        )
+
+
+def _flaps(world: World, rng: random.Random) -> None:
+    machine = _some(world, rng)
+    world.say(f"fault: {machine.name} flaps")
+    when = 0.0
+    for _ in range(rng.randint(2, 6)):
+        when += rng.uniform(1.0, 20.0)
+        world.timeline.after(when, lambda: None if world.is_calm else machine.set_cut(True))
+        when += rng.uniform(0.5, 20.0)
+        world.timeline.after(when, lambda: machine.set_cut(False))
+
+
+def _boots_again_and_again(world: World, rng: random.Random) -> None:
+    machine = _some(world, rng)
+    world.say(f"fault: {machine.name} reboots again and again")
+    when = 0.0
+    for _ in range(rng.randint(2, 5)):
+        when += rng.uniform(5.0, 40.0)
+        world.timeline.after(when, lambda: None if world.is_calm else machine.cycle())
+
+
+def _is_slow(world: World, rng: random.Random) -> None:
+    machine, secs = _some(world, rng), rng.choice((0.5, 3.0))
+    _for_a_while(
+        world,
+        rng,
+        machine,
+        "is slow",
+        lambda: setattr(machine, "slow", secs),
+        lambda: setattr(machine, "slow", 0.0),
+    )
+
+
+def _loses_answers(world: World, rng: random.Random) -> None:
+    machine, share = _some(world, rng), rng.choice((0.1, 0.5))
+    _for_a_while(
+        world,
+        rng,
+        machine,
+        "loses answers",
+        lambda: setattr(machine, "deaf", share),
+        lambda: setattr(machine, "deaf", 0.0),
+    )
+
+
+def _needs_a_person(world: World, rng: random.Random) -> None:
+    machine = _some(world, rng)
+    _for_a_while(
+        world,
+        rng,
+        machine,
+        "needs a person",
+        lambda: setattr(machine, "impossible", "sudo asks for a password"),
+        lambda: setattr(machine, "impossible", ""),
+    )
+
+
+def _is_taken(world: World, rng: random.Random) -> None:
+    machine = _some(world, rng)
+    _for_a_while(
+        world,
+        rng,
+        machine,
+        "is used by somebody else",
+        lambda: setattr(machine, "taken", True),
+        lambda: setattr(machine, "taken", False),
+    )
+
+
+def _clings(world: World, rng: random.Random) -> None:
+    machine = _some(world, rng)
+    _for_a_while(
+        world,
+        rng,
+        machine,
+        "cannot end processes",
+        lambda: setattr(machine, "stubborn", True),
+        lambda: machine.mend() if machine.stubborn else None,
+    )
+
+
+def _ignores_reboots(world: World, rng: random.Random) -> None:
+    machine = _some(world, rng)
+    _for_a_while(
+        world,
+        rng,
+        machine,
+        "ignores reboots",
+        lambda: setattr(machine, "ignores_reboot", True),
+        lambda: setattr(machine, "ignores_reboot", False),
+    )
+
+
+def _is_wiped(world: World, rng: random.Random) -> None:
+    machine = _some(world, rng)
+    world.say(f"fault: {machine.name} loses its files")
+    machine.wipe()
+
+
+# ---------------------------------------------------------------- the controller
+
+
+def _daemon_killed(world: World, rng: random.Random) -> None:
+    world.say("fault: the daemon is killed")
+    world.kill()
+
+
+def _daemon_stopped(world: World, rng: random.Random) -> None:
+    world.say("fault: the daemon is stopped")
+    world.stop()
+
+
+def _clock_steps(world: World, rng: random.Random) -> None:
+    secs = rng.choice((-1e9, -86400.0, -3600.0, 3600.0, 86400.0, 1e9))
+    world.say(f"fault: the clock steps by {secs:.0f} s")
+    world.timeline.step += secs
+
+
+def _disk_full(world: World, rng: random.Random) -> None:
+    secs = rng.uniform(5.0, 200.0)
+    world.say(f"fault: the disk is full for {secs:.0f} s")
+    world.free = 0
+
+    def room() -> None:
+        world.free = PLENTY
+
+    world.timeline.after(secs, room)
+
+
+def _archive_lost(world: World, rng: random.Random) -> None:
+    if world.archives:
+        key = rng.choice(sorted(world.archives))
+        world.say(f"fault: {key[1]} is lost")
+        del world.archives[key]
+
+
+FAULTS: tuple[Fault, ...] = (
+    _reboots,
+    _loses_power,
+    _is_cut,
+    _all_are_cut,
+    _flaps,
+    _boots_again_and_again,
+    _is_slow,
+    _loses_answers,
+    _needs_a_person,
+    _is_taken,
+    _clings,
+    _ignores_reboots,
+    _is_wiped,
+    _daemon_killed,
+    _daemon_stopped,
+    _clock_steps,
+    _disk_full,
+    _archive_lost,
+)
+
+# ---------------------------------------------------------------- people
+
+
+def _names(world: World) -> list[str]:
+    return [e.name for e in world.experiments]
+
+
+def _halt(world: World, rng: random.Random) -> None:
+    world.command("halt", experiment=rng.choice(_names(world)))
+
+
+def _hold(world: World, rng: random.Random) -> None:
+    world.command("halt")
+
+
+def _resume(world: World, rng: random.Random) -> None:
+    world.command("resume", experiment=rng.choice(_names(world)))
+
+
+def _resume_all(world: World, rng: random.Random) -> None:
+    world.command("resume")
+
+
+def _cancel(world: World, rng: random.Random) -> None:
+    if rng.random() < 0.5:
+        world.command("cancel", experiment=rng.choice(_names(world)))
+
+
+def _skip(world: World, rng: random.Random) -> None:
+    if world.engine is None or not world.engine.entries:
+        return
+    number = rng.choice(list(world.engine.entries))
+    life = world.engine.entries[number].life
+    tests = world.undecided(number)
+    if tests:
+        test = life.test if life.test and rng.random() < 0.4 else rng.choice(tests)
+        world.command("skip", test=test, experiment=life.experiment.name)
+
+
+def _retry(world: World, rng: random.Random) -> None:
+    if world.engine is None or not world.engine.entries:
+        return
+    number = rng.choice(list(world.engine.entries))
+    tests = world.failed(number)
+    if tests:
+        world.command("retry", test=rng.choice(tests), experiment=world.engine.entries[number].row.name)
+
+
+def _retry_failed(world: World, rng: random.Random) -> None:
+    world.command("retry", failed=True)
+
+
+def _drop_again(world: World, rng: random.Random) -> None:
+    at = rng.randrange(len(world.files))
+    data = world.files[at]
+    if world.drafts and rng.random() < 0.7:
+        data = paced_otherwise(rng, world.drafts[at]).text().encode()
+    world.say(f"ann: drops {at}.toml again")
+    world.drop(f"{at}.toml", data)
+
+
+def _look(world: World, rng: random.Random) -> None:
+    world.command("status")
+    world.command("list")
+    world.command("show", experiment=rng.choice(_names(world)))
+
+
+PEOPLE: tuple[Fault, ...] = (
+    _halt,
+    _hold,
+    _resume,
+    _resume_all,
+    _resume_all,
+    _cancel,
+    _skip,
+    _skip,
+    _retry,
+    _retry_failed,
+    _drop_again,
+    _look,
+)

@@ -1,0 +1,18 @@
+CREATE TABLE attempts( id INTEGER PRIMARY KEY, experiment INTEGER NOT NULL, test TEXT NOT NULL, number INTEGER NOT NULL, uid TEXT NOT NULL, started REAL NOT NULL, ended REAL, status TEXT NOT NULL, blame TEXT NOT NULL, machine TEXT NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL, pings INTEGER NOT NULL, ssh_checks INTEGER NOT NULL, settings TEXT NOT NULL, archive TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL, figures TEXT NOT NULL, evidence TEXT NOT NULL, plan TEXT NOT NULL, facts TEXT NOT NULL, closed INTEGER, sum TEXT NOT NULL);
+CREATE UNIQUE INDEX attempts_by_close ON attempts(experiment, closed) WHERE closed IS NOT NULL;
+CREATE UNIQUE INDEX attempts_by_test ON attempts(experiment, test, number);
+CREATE INDEX attempts_failed ON attempts(experiment, id) WHERE status NOT IN ('success', 'running');
+CREATE TABLE experiments( id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, folder TEXT NOT NULL UNIQUE, identity TEXT NOT NULL, document TEXT NOT NULL, seed INTEGER, owner INTEGER NOT NULL, accepted REAL NOT NULL, sum TEXT NOT NULL);
+CREATE TABLE exports(experiment INTEGER PRIMARY KEY, state TEXT NOT NULL, sum TEXT NOT NULL);
+CREATE TABLE history( id INTEGER PRIMARY KEY, wall REAL NOT NULL, experiment INTEGER NOT NULL, test TEXT NOT NULL, event TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL, note TEXT NOT NULL, sum TEXT NOT NULL);
+CREATE INDEX history_by_test ON history(experiment, test);
+CREATE TABLE lives(experiment INTEGER PRIMARY KEY, life TEXT NOT NULL, sum TEXT NOT NULL);
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL, sum TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE outbox( id TEXT PRIMARY KEY, created REAL NOT NULL, kind TEXT NOT NULL, facts TEXT NOT NULL, tries INTEGER NOT NULL, next_at REAL NOT NULL, state TEXT NOT NULL, why TEXT NOT NULL, sum TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX outbox_waiting ON outbox(next_at) WHERE state = 'waiting';
+CREATE TABLE pins( host TEXT NOT NULL, port INTEGER NOT NULL, key TEXT NOT NULL, who TEXT NOT NULL, pinned REAL NOT NULL, sum TEXT NOT NULL, PRIMARY KEY(host, port, key)) WITHOUT ROWID;
+CREATE TABLE requeued( id INTEGER PRIMARY KEY, experiment INTEGER NOT NULL, place REAL NOT NULL, test TEXT NOT NULL, number INTEGER NOT NULL, charged INTEGER NOT NULL, sum TEXT NOT NULL);
+CREATE INDEX requeued_by_place ON requeued(experiment, place);
+CREATE INDEX requeued_by_test ON requeued(experiment, test);
+CREATE TABLE tests( experiment INTEGER NOT NULL, name TEXT NOT NULL, place INTEGER NOT NULL, status TEXT NOT NULL, attempts INTEGER NOT NULL, decided REAL NOT NULL, sum TEXT NOT NULL, PRIMARY KEY(experiment, name)) WITHOUT ROWID;
+CREATE INDEX tests_by_place ON tests(experiment, place);
