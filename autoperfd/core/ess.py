@@ -29,7 +29,7 @@ ESS_COLUMNS = (
 Cell = str | int | float | bool | None
 _FORMULA_STARTS = frozenset("=+-@＝＋－＠")
 _HIDDEN_START = re.compile(r";(?=[\s\"']*[=+@＝＋－＠'-])")
-_PLAIN = re.compile(r"[A-Za-z0-9_.:/-]*")
+_PLAIN = re.compile(r"(?!-)[A-Za-z0-9_.:/-]*")
 
 
 def timestamp(wall: float | None) -> str:
@@ -49,7 +49,7 @@ def cell(value: Cell) -> str:
         case int() | float():
             return repr(value) if math.isfinite(value) else ""
         case _:
-            text = "".join(c if c.isprintable() else " " for c in value)
+            text = value if value.isprintable() else "".join(c if c.isprintable() else " " for c in value)
             text = _HIDDEN_START.sub(";'", text)
             return f"'{text}" if text.lstrip()[:1] in _FORMULA_STARTS or text[:1] == "'" else text
 
@@ -65,10 +65,11 @@ def line(values: Iterable[Cell]) -> str:
 
 
 def _quoted(value: Cell) -> str:
-    text = cell(value)
-    if not isinstance(value, str) or _PLAIN.fullmatch(text):
-        return text
-    return '"' + text.replace('"', '""') + '"'
+    if not isinstance(value, str):
+        return cell(value)
+    if _PLAIN.fullmatch(value):
+        return value
+    return '"' + cell(value).replace('"', '""') + '"'
 
 
 def settings_cell(settings: Mapping[str, int | bool]) -> str:

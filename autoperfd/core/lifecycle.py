@@ -71,7 +71,7 @@ ROWS: tuple[Row, ...] = (
     Row("due", ("backing-off",), "validating", (), ()),
     Row("halt", BUSY, "halted", (), ("interrupt_by_operator", "blame_operator")),
     Row("halt", ("idle",), "halted", ("waiting",), ("blame_operator",)),
-    Row("halt", ("halted",), "=", ("not_by_operator",), ("take_over",)),
+    Row("halt", ("halted",), "=", ("not_by_operator",), ("take_over", "reschedule")),
     Row("resume", ("halted",), "idle", (), ("say_resumed", "forgive", "reschedule")),
     Row("answered", ("halted",), "idle", ("machine_at_fault",), ("say_over", "forgive", "reschedule")),
     Row("swept", ("idle", "halted"), "=", (), ("sweep_done",)),
@@ -92,7 +92,7 @@ ROWS: tuple[Row, ...] = (
     Row("retry", ("idle",), "=", (), ("requeue", "reschedule"), asks=False),
     Row("retry", ("halted", *BUSY), "=", (), ("requeue",), asks=False),
     Row("cancel", BUSY, "idle", (), ("interrupt_by_operator", "call_off")),
-    Row("cancel", ("idle", "halted"), "idle", (), ("call_off",)),
+    Row("cancel", ("idle", "halted"), "idle", (), ("call_off", "reschedule")),
     Row("redropped", ("idle",), "=", (), ("take_up_again", "reschedule"), asks=False),
     Row("redropped", ("halted", *BUSY), "=", (), (), asks=False),
     Row(

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, cast
@@ -18,6 +19,7 @@ from autoperfd.daemon.files import sync_folder
 from autoperfd.errors import DiskError
 
 SUMS = "SHA256SUMS"
+DAMAGED = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
 
 
 class _Hashing(io.RawIOBase):
@@ -84,8 +86,8 @@ def _info(name: str, size: int, mtime: float) -> tarfile.TarInfo:
 
 
 def members(path: Path, cap: int = 1 << 30) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, stream) of each regular member. Raises OSError or tarfile.TarError where it is damaged."""
-    with tarfile.open(path, "r:gz") as tar:
+    """(name, stream) of each member, to be read in turn. Raises one of DAMAGED where it is damaged."""
+    with gzip.open(path, "rb") as packed, tarfile.open(fileobj=cast(IO[bytes], packed), mode="r|") as tar:
         total = 0
         for info in tar:
             total += info.size
@@ -94,6 +96,10 @@ def members(path: Path, cap: int = 1 << 30) -> Iterator[tuple[str, IO[bytes]]]:
             stream = tar.extractfile(info)
             assert stream is not None
             yield info.name, stream
+        while rest := packed.read(1 << 18):  # gzip compares its checksum at the very end
+            total += len(rest)
+            if total > cap:
+                raise tarfile.TarError(f"{path.name}: there is too much behind its members")
 
 
 def read_text(path: Path, wanted: str, cap: int = 1 << 20) -> bytes | None:
@@ -102,7 +108,7 @@ def read_text(path: Path, wanted: str, cap: int = 1 << 20) -> bytes | None:
         for name, stream in members(path):
             if name == wanted:
                 return stream.read(cap)
-    except (OSError, EOFError, tarfile.TarError, ValueError):
+    except DAMAGED:
         return None
     return None
 
@@ -121,7 +127,7 @@ def problems(path: Path) -> list[str]:
             while chunk := stream.read(1 << 18):
                 digest.update(chunk)
             found[name] = digest.hexdigest()
-    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+    except DAMAGED as error:
         return [f"{path.name} cannot be read: {error}"]
     if not sums:
         return [f"{path.name} has no {SUMS}"]

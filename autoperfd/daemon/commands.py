@@ -201,10 +201,14 @@ def machines_of(args: Mapping[str, Any], key: str) -> list[tuple[str, int, Mappi
     items = args.get(key)
     for item in items if isinstance(items, list) else ():
         host, port = (item.get("host"), item.get("port")) if isinstance(item, dict) else (None, None)
-        if not isinstance(host, str) or not isinstance(port, int) or not host or not 0 < port < 65536:
+        if not isinstance(host, str) or not _is_word(host) or type(port) is not int or not 0 < port < 65536:
             raise Refused(f"the command needs {key}, each with host and port")
         found.append((host, port, item))
     return found
+
+
+def _is_word(text: str) -> bool:
+    return 0 < len(text) < 256 and text.isascii() and text.isprintable() and " " not in text
 
 
 def _text(args: Mapping[str, Any], key: str) -> str:

@@ -152,6 +152,7 @@ class Engine:
         self._send, self._answer, self._key_problem = send, answer, key_problem
         self._free_bytes = free_bytes
         self._outbox: dict[str, OutboxRow] = {}
+        self._sending: set[str] = set()  # messages handed to the sender that it has not told the outcome of
         self._housekeeping_at = 0.0
         self.since = clock.wall()
 
@@ -508,11 +509,15 @@ class Engine:
             return
         wall = self.clock.wall()
         for row in self._outbox.values():
+            if row.id in self._sending:
+                continue
             if row.next_at <= wall or row.next_at > wall + 86400:  # a clock that was set back delays nothing
+                self._sending.add(row.id)
                 body = notify.message_body(row.kind, json.loads(row.facts))
                 self._send(notify.Message(row.id, body, row.created, row.tries))
 
     def _delivered(self, delivered: Delivered) -> None:
+        self._sending.discard(delivered.message.id)
         row = self._outbox.get(delivered.message.id)
         if row is None:
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import math
 import os
 import queue
 import random
@@ -47,7 +48,7 @@ from autoperfd.tools import TOOLS
 log = logging.getLogger("autoperfd")
 
 CONFIG = Path("/etc/autoperf/autoperfd.toml")
-SNAPSHOT_SECS = 1.0
+SNAPSHOT_SECS = 1.0  # after a change; whatever follows the change at once comes first
 LOCK_SECS = 5.0
 OFFER_SECS = 60.0
 MOST_SCANNED = 200
@@ -107,7 +108,7 @@ class Daemon:
         self.systemd = notify.Systemd()
         self.pulse = Pulse(self.systemd)
         self.trouble: list[str] = []  # what a person should know from the start
-        self._snapshot_at = 0.0
+        self._snapshot_at: float | None = 0.0  # monotonic: when the next one is due, None while nothing has changed
         self._sentence = ""
 
     def run(self) -> int:
@@ -233,25 +234,30 @@ class Daemon:
         while not engine.stopping:
             self.pulse.beat()
             engine.tick()
-            self._tell(engine)
+            told_at = self._tell(engine)
             try:
-                message = engine.inbox.get(timeout=max(0.0, min(engine.next_time() - time.monotonic(), 5.0)))
+                wait = min(engine.next_time(), told_at) - time.monotonic()
+                message = engine.inbox.get(timeout=max(0.0, min(wait, 5.0)))
             except queue.Empty:
                 continue
             with self.pulse.working():
                 engine.handle(message)
 
-    def _tell(self, engine: Engine) -> None:
-        """Keep systemd's sentence and the snapshot fresh, when there is nothing better to do."""
+    def _tell(self, engine: Engine) -> float:
+        """Keep systemd's sentence and the snapshot fresh; when (monotonic) the next look is due at the latest."""
+        if not engine.changed:
+            return math.inf
         now = time.monotonic()
-        if not engine.changed or not engine.inbox.empty() or now < self._snapshot_at:
-            return
-        engine.changed = False
-        self._snapshot_at = now + SNAPSHOT_SECS
+        if self._snapshot_at is None:
+            self._snapshot_at = now + SNAPSHOT_SECS
+        if now < self._snapshot_at:
+            return self._snapshot_at
+        engine.changed, self._snapshot_at = False, None
         sentence = self._snapshot(engine)
         if sentence != self._sentence:
             self._sentence = sentence
             self.systemd.status(sentence)
+        return math.inf
 
     def _snapshot(self, engine: Engine) -> str:
         view = condition.status(engine)

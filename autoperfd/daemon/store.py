@@ -72,7 +72,9 @@ SCHEMA_VERSION = len(MIGRATIONS)
 
 def row_sum(*values: Any) -> str:
     """The checksum kept in a row's `sum` column, over the other columns in the order of the schema."""
-    text = json.dumps(values, ensure_ascii=True, separators=(",", ":"))
+    # SQLite gives 5 and True back as 5.0 and 1 where the column says so.
+    alike = [int(v) if isinstance(v, bool | float) and v == v // 1 else v for v in values]
+    text = json.dumps(alike, ensure_ascii=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from autoperfd.core.lifecycle import STATES
 from autoperfd.core.settings import DaemonSettings
 from autoperfd.rehearsal.drafts import Draft, draw, paced_otherwise
 from autoperfd.rehearsal.machines import VirtualMachine
 from autoperfd.rehearsal.workers import Mischief
 from autoperfd.rehearsal.world import PLENTY, Chances, World
 
+VERBS = ("probe", "boot_id", "reboot", "prepare", "go", "go", "await", "state", "stop", "sweep")
 HORIZON_SECS = (60.0, 500.0)
 Fault = Callable[[World, random.Random], None]
 
@@ -43,15 +45,27 @@ def trouble(seed: int, files: Sequence[bytes] = (), **more: Any) -> World:
     return world
 
 
-def rehearse(seed: int, files: Sequence[bytes] = (), **more: Any) -> tuple[list[str], str, str]:
-    """Live through a world of that seed: (what does not hold, the history's digest, the history)."""
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What came of one seed. `problems`: sentences about what did not hold; [] when all is well."""
+
+    seed: int
+    problems: list[str]
+    history: str
+    digest: str  # SHA-256 of the history
+    commits: int
+    deaths: int  # of the daemon
+
+
+def rehearse(seed: int, files: Sequence[bytes] = (), **more: Any) -> Rehearsal:
+    """Live through a world of that seed, with trouble first and calm later. Raises ConfigError."""
     with trouble(seed, files, **more) as world:
         try:
             world.live(world.horizon, stop_early=False)
             found = world.problems(ended=False) or world.conclude()
         except AssertionError as error:
-            found = [str(error) or repr(error)]
-        return found, world.digest(), world.history
+            found = [str(error) or "an assertion of the product does not hold"]
+        return Rehearsal(seed, found, world.history, world.digest(), world.commits, world.deaths)
 
 
 def _drafts(rng: random.Random) -> tuple[Draft, ...]:
@@ -107,7 +121,10 @@ def _put(world: World, fault: Fault, rng: random.Random, when: float) -> None:
         if not world.is_calm:
             fault(world, random.Random(seed))
 
-    world.timeline.after(when, strike)
+    if rng.random() < 0.3:
+        world.when.setdefault(rng.choice(STATES), []).append(strike)
+    else:
+        world.timeline.after(when, strike)
 
 
 # ---------------------------------------------------------------- machines
@@ -118,7 +135,12 @@ def _some(world: World, rng: random.Random) -> VirtualMachine:
 
 
 def _for_a_while(
-    world: World, rng: random.Random, machine: VirtualMachine, what: str, on: Callable[[], None], off: Callable[[], None]
+    world: World,
+    rng: random.Random,
+    machine: VirtualMachine,
+    what: str,
+    on: Callable[[], None],
+    off: Callable[[], None],
 ) -> None:
     secs = rng.choice((1.0, 5.0, 20.0, 60.0, 200.0)) * rng.uniform(0.5, 1.5)
     world.say(f"fault: {machine.name} {what} for {secs:.0f} s")
@@ -249,6 +271,35 @@ def _ignores_reboots(world: World, rng: random.Random) -> None:
     )
 
 
+def _is_hit_at_a_step(world: World, rng: random.Random) -> None:
+    """Something happens just when a certain verb arrives: the steps of an attempt last milliseconds."""
+    machine, verb = _some(world, rng), rng.choice(VERBS)
+    what = rng.choice(("cut", "cut after", "cycle", "stranger", "kill"))
+    secs = rng.choice((1.0, 10.0, 60.0))
+    world.say(f"fault: {machine.name} is to be hit at the next {verb}: {what}")
+
+    def cut() -> None:
+        machine.set_cut(True)
+        world.timeline.after(secs, lambda: machine.set_cut(False))
+
+    def hit() -> None:
+        world.say(f"fault: {machine.name} is hit at {verb}: {what}")
+        match what:
+            case "cut":
+                cut()
+            case "cut after":  # it is carried out, but nobody hears of it
+                world.timeline.after(0.0, cut)
+            case "cycle":
+                machine.cycle()
+            case "stranger":
+                machine.stranger = True
+                world.timeline.after(secs, lambda: setattr(machine, "stranger", False))
+            case "kill":
+                world.timeline.after(0.0, world.kill)
+
+    machine.traps[verb] = hit
+
+
 def _is_wiped(world: World, rng: random.Random) -> None:
     machine = _some(world, rng)
     world.say(f"fault: {machine.name} loses its files")
@@ -305,6 +356,9 @@ FAULTS: tuple[Fault, ...] = (
     _is_taken,
     _clings,
     _ignores_reboots,
+    _is_hit_at_a_step,
+    _is_hit_at_a_step,
+    _is_hit_at_a_step,
     _is_wiped,
     _daemon_killed,
     _daemon_stopped,

@@ -372,7 +372,8 @@ def tests_keep_their_order(evidence: Evidence) -> Iterator[str]:
 
 def enough_failures_halt(evidence: Evidence) -> Iterator[str]:
     """The Nth test in a row that is given up halts its experiment, in the same transaction; others do not."""
-    row: Counter[int] = Counter()
+    row: Counter[int] = Counter()  # at most so many tests in a row
+    surely: Counter[int] = Counter()  # at least so many: what a dropped file forgives depends on more than the record
     commits: dict[int, list[Write]] = {}
     for entry in evidence.record:
         if isinstance(entry, Committed):
@@ -385,17 +386,20 @@ def enough_failures_halt(evidence: Evidence) -> Iterator[str]:
             number, status = write.experiment, write.change.status
             limits = evidence.limits.get(number)
             if status == "success":
-                row[number] = 0
+                row[number] = surely[number] = 0
             elif status and status not in UNCOUNTED and limits is not None:
                 row[number] += 1
+                surely[number] += 1
                 halted = any(step.event == "failed" and step.after == "halted" for step in steps)
-                if row[number] >= limits.halt_after[1] and not halted:
-                    yield f"{row[number]} tests in a row were given up in experiment {number}, and it went on"
+                if surely[number] >= limits.halt_after[1] and not halted:
+                    yield f"{surely[number]} tests in a row were given up in experiment {number}, and it went on"
                 if halted and row[number] < limits.halt_after[0]:
                     yield f"experiment {number} was halted after {row[number]} tests in a row"
         for step in steps:
             if (step.event, step.before) in (("resume", "halted"), ("answered", "halted"), ("room", "halted")):
-                row[step.experiment] = 0
+                row[step.experiment] = surely[step.experiment] = 0
+            elif (step.event, step.before) == ("redropped", "idle"):
+                surely[step.experiment] = 0
 
 
 def incidents_are_numbered(evidence: Evidence) -> Iterator[str]:

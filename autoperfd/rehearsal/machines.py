@@ -64,10 +64,12 @@ class VirtualMachine:
         self.slow = 0.0  # seconds that an answer may take longer
         self.deaf = 0.0  # probability that an answer gets lost
         self.impossible = ""  # why a person must act; "" when nobody must
+        self.stranger = False  # it shows another host key: nothing is asked of it
         self.taken = False  # another installation's attempt runs there
         self.stubborn = False  # ended processes do not end before a reboot
         self.ignores_reboot = False
         self.boot_secs = (3.0, 20.0)
+        self.traps: dict[str, Callable[[], None]] = {}  # verb -> what happens when it arrives the next time
         self._boot = 0  # number of the latest power cycle, so that an older one's end means nothing
 
     @property
@@ -121,9 +123,10 @@ class VirtualMachine:
     def mend(self) -> None:
         """Everything is as it should be again, as far as a person or the time can bring it about."""
         self.set_cut(False)
+        self.traps.clear()
         self.slow = self.deaf = 0.0
         self.impossible = ""
-        self.taken = self.ignores_reboot = False
+        self.taken = self.stranger = self.ignores_reboot = False
         if self.stubborn:
             self.stubborn = False
             self.cycle(5.0)
@@ -133,13 +136,15 @@ class VirtualMachine:
     def wipe(self) -> None:
         """Somebody empties its disk; processes go on."""
         for uid, folder in list(self.folders.items()):
-            if folder.state == "done" or not folder.processes:
+            if not folder.processes:
                 del self.folders[uid]
 
     # ------------------------------------------------------------ the launcher's verbs
 
     def do(self, verb: str, *args: Any) -> Any:
         """Carry out one verb. Raises MachineError where it refuses."""
+        if self.stranger:
+            raise MachineImpossible(self.name, "its host key has changed", code="HOST_KEY_MISMATCH")
         return getattr(self, f"_{verb}")(*args)
 
     def _probe(self) -> str:
@@ -251,6 +256,9 @@ class Link:
 
     def _deliver(self, request: Request, answer: Answer) -> None:
         machine = self.machine
+        trap = machine.traps.pop(request.verb, None)
+        if trap is not None:
+            trap()
         if not machine.reachable:
             self._silent(request, answer)
             return

@@ -27,7 +27,7 @@ from autoperfd.core.settings import DaemonSettings
 from autoperfd.core.tables import decode, parse
 from autoperfd.daemon import commands, notify
 from autoperfd.daemon.control import Question, Reply, Who
-from autoperfd.daemon.engine import Delivered, Engine, Offer, Stop
+from autoperfd.daemon.engine import Delivered, Engine, Entry, Offer, Stop
 from autoperfd.daemon.pins import PinBook
 from autoperfd.daemon.store import MIGRATIONS, SCHEMA_VERSION, Happened, OutboxRow, SaveHistory, SaveMeta, Store, Write
 from autoperfd.errors import AutoperfError, Problem, StoreError
@@ -130,6 +130,7 @@ class World:
         self.crash_at, self.points, self.commits, self.deaths = set(crash_at), 0, 0, 0
         self.free = PLENTY
         self.is_calm = False  # faults are over
+        self.when: dict[str, list[Callable[[], None]]] = {}  # state -> what happens soon after it is entered next
         self.horizon = 0.0  # seconds until then, where faults were put in
         self.engine: Engine | None = None
         self.retries = {e.name: (e.policy.retries, e.policy.retries) for e in self.experiments}
@@ -230,16 +231,25 @@ class World:
         engine = self.engine
         if engine is None or self._queue or not engine.inbox.empty():
             return False
-        return all(
-            (life.state == "idle" and (life.outcome != "waiting" or bool(engine.hold)) and not life.sweep_owed)
-            or (life.state == "halted" and not life.probing and life.cause != "disk" and not life.sweep_owed)
-            for life in (entry.life for entry in engine.entries.values())
-        )
+        return all(self._rests(engine, entry) for entry in engine.entries.values())
+
+    @staticmethod
+    def _rests(engine: Engine, entry: Entry) -> bool:
+        life = entry.life
+        if life.sweep_owed:
+            return False
+        if life.state == "idle" and life.outcome == "waiting":
+            other = engine.blocker(entry)
+            return bool(engine.hold) or (other is not None and other.life.state == "halted")
+        return life.state == "idle" or (life.state == "halted" and not life.probing and life.cause != "disk")
 
     def ended(self) -> bool:
         """Whether every experiment is finished or cancelled, and nothing of it is left."""
         engine = self.engine
-        return self.settled() and engine is not None and all(e.life.state == "idle" for e in engine.entries.values())
+        return engine is not None and all(
+            e.life.state == "idle" and e.life.outcome != "waiting" and not e.life.sweep_owed
+            for e in engine.entries.values()
+        )
 
     def conclude(self) -> list[str]:
         """Stop all faults, see to everything a person has to, and say what does not hold then."""
@@ -401,6 +411,8 @@ class World:
                     about = f" {write.test}" if write.test else ""
                     note = f": {write.note}" if write.note else ""
                     self.say(f"[{write.experiment}]{about} {write.event}, {write.before} -> {write.after}{note}")
+                    if write.before != write.after and self.when.get(write.after):
+                        self.timeline.after(self.rng.choice((0.0, 0.01, 0.03, 1.0)), self.when[write.after].pop())
                 case Happened(change=change):
                     self._note(write.experiment, change)
                 case OutboxRow() if write.tries == 0:
@@ -541,4 +553,3 @@ class World:
 
 def _fields(settings: DaemonSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
-

@@ -591,8 +591,8 @@ def a_person_takes_a_halt_over() -> None:
     b.schedule()
     b.away()
     b.halt()
-    at(b, "halted", None)  # the slow probe ends
-    assert b.life.cause == "operator" and not b.life.holds_machines()
+    at(b, "halted", None)  # the slow probe ends, and others may have the machines
+    assert b.step.reschedule and b.life.cause == "operator" and not b.life.holds_machines()
     assert b.life.reason == "halted by ann; before: p2: is away (no answer for 0 s)"
     b.answered()
     ignored(b)
@@ -623,7 +623,7 @@ def cancelled_while_nothing_goes_on() -> None:
     b.swept()
     b.cancel()
     at(b, "idle", None)
-    assert (b.life.outcome, b.life.cause) == ("cancelled", "")
+    assert (b.life.outcome, b.life.cause, b.step.reschedule) == ("cancelled", "", True)
 
 
 @scenario

@@ -98,7 +98,7 @@ def test_any_texts_come_back_and_none_is_a_formula(texts: list[str]) -> None:
         assert not any(text.strip()[:1] in set(STARTS) for text in cells)
 
 
-@given(st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), max_size=20))
+@given(st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"], include_characters=" "), max_size=20))
 def test_an_ordinary_text_stands_as_it_is(text: str) -> None:
     if text.strip()[:1] not in (*STARTS, "'") and ";" not in text:
         assert cell(text) == text

@@ -298,7 +298,7 @@ def kind_world(bench: Bench) -> None:
             bench.resume()
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     policy=st.sampled_from(POLICIES),
     auto_resume=st.booleans(),

@@ -86,11 +86,12 @@ def test_any_cut_is_found(built: Path) -> None:
 
 
 def test_any_flipped_bit_is_found(built: Path) -> None:
-    whole = built.read_bytes()
+    whole, content = built.read_bytes(), gzip.decompress(built.read_bytes())
     missed = []
     for place in range(10, len(whole), max(1, len(whole) // 300)):
         built.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-        if not archive.problems(built):
+        # Some say the same in other words: one distance of a repetition or another.
+        if not archive.problems(built) and gzip.decompress(built.read_bytes()) != content:
             missed.append(place)
     assert not missed
 
@@ -128,7 +129,7 @@ def content_of(path: Path) -> list[tuple[str, bytes]]:
 def test_a_changed_member_is_named(built: Path, change: dict[str, bytes | None], problem: str) -> None:
     repacked(built, change)
     found = archive.problems(built)
-    assert found and problem in found[0] and all(text.startswith("attempt-1.tar.gz") for text in found)
+    assert any(problem in text for text in found) and all(text.startswith("attempt-1.tar.gz") for text in found)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from autoperfd.daemon import pulse
 from autoperfd.daemon.notify import Systemd
 from autoperfd.daemon.pulse import IDLE_SECS, WORKING_SECS, Pulse
 
@@ -31,7 +30,10 @@ class Hands:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.now = 500.0
-        patch.setattr(pulse.time, "monotonic", lambda: self.now)
+        patch.setattr("autoperfd.daemon.pulse.time", self)
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 @pytest.fixture

@@ -250,6 +250,17 @@ def test_tests_are_decided_and_put_back(memory: Store) -> None:
     assert memory.failed_tests(2) == [] and memory.decided_from(2, 0) == []
 
 
+def test_numbers_may_be_written_as_python_has_them(memory: Store) -> None:
+    """SQLite turns them into what the column is."""
+    memory.commit(
+        [replace(EXPERIMENT, accepted=5), replace(MESSAGE, created=True, next_at=2**40), replace(PIN, port=True)]
+    )
+    memory.commit([SaveHistory(7, 1, "T", "e", "a", "b", ""), replace(PIN, port=1, pinned=1e300, host="h")])
+    loaded = memory.load()
+    assert (loaded.experiments[0].accepted, loaded.outbox[0].next_at, len(loaded.pins)) == (5.0, 2.0**40, 2)
+    assert memory.history(1)[0].wall == 7.0
+
+
 def test_history(memory: Store) -> None:
     lines = [SaveHistory(float(i), i % 2, f"T{i % 3}", "e", "a", "b", "") for i in range(12)]
     memory.commit(lines)

@@ -262,7 +262,7 @@ class Place:
     test: str
     number: int
     folders: tuple[Path, ...] = ()  # of the open attempt on its machines
-    archive: Path = Path()  # where its archive will lie
+    archive: Path = Path()  # where its archive will lie, in the daemon's state folder
     inode: int = 0  # of the archive, once it lies there
     launchers: tuple[str, ...] = ()  # pid and start time of each one that lives
 
@@ -387,9 +387,9 @@ class Marksman:
             for machine in machines:
                 with contextlib.suppress(AutoperfError):  # a machine that is off
                     folders.append(root_of(machine) / "home/pi/.autoperf" / installation / uid)
-            data = self.daemon.state / "results" / life["folder"] / "data" / life["test"]
-            kept = data / f"attempt-{life['number']}.tar.gz"
-            inode = kept.stat().st_ino if kept.exists() else 0
+            kept = Path("results", life["folder"], "data", life["test"], f"attempt-{life['number']}.tar.gz")
+            with contextlib.suppress(FileNotFoundError):
+                inode = (self.daemon.state / kept).stat().st_ino
             step = _step(folders, bool(inode)) if life["state"] == "running" else ""
         return Place(
             experiment=name,

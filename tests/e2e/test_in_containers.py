@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 import itertools
 import json
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from autoperfd.core.ess import ESS_COLUMNS
-from autoperfd.lab.container import ContainerLab
+from autoperfd.lab.container import ContainerLab, ContainerMachine
 from tests.e2e.containers import (
     QUICK_RESTARTS,
     InstalledDaemon,
@@ -218,7 +220,7 @@ def test_kills_anywhere_lose_and_repeat_nothing(daemon: InstalledDaemon, contain
         strangers -= set(evidence)
         for place in (hit[name] for hit in marksman.hits if name in hit):
             if place.name == "archived":
-                assert place.archive.stat().st_ino == place.inode, "an archive was built twice"
+                assert (daemon.state / place.archive).stat().st_ino == place.inode, "an archive was built twice"
         for place in marksman.adopted:
             assert place.experiment != name or evidence[place.uid]["found"] in ("adopted", "finished")
         if name == "reboots":
@@ -229,9 +231,245 @@ def test_kills_anywhere_lose_and_repeat_nothing(daemon: InstalledDaemon, contain
     assert "Traceback" not in daemon.log()
 
 
+@pytest.mark.parametrize("auto_resume", [False, True], ids=["resumed by a person", "goes on by itself"])
+def test_a_machine_that_is_off(daemon: InstalledDaemon, container_lab: ContainerLab, auto_resume: bool) -> None:
+    """Four tests; the subscribers' machine loses its power in the second one. The daemon is killed on the way, too."""
+    machines = container_lab.machines[:2]
+    receiver = container_lab.recorder()
+    container_lab.copy_to("controller", "/etc/credstore/autoperf.webhook_url", f"{receiver.url}/hook\n", 0o600)
+    container_lab.copy_to("controller", "/etc/credstore/autoperf.webhook_secret", "lab secret\n", 0o600)
+    daemon.drop_in(QUICK_RESTARTS)
+    patience = {"validation_secs": 1, "patience_secs": 8, "backoff_first_secs": 0.5, "auto_resume": auto_resume}
+    daemon.start(machines=patience, webhook={"allow_http": True})
+    settings = SHORT.replace("datalen_bytes = [100]", "datalen_bytes = [100, 200]")
+    daemon.run(experiment("away", settings, machines, "pub sub", reboot="never"))
+    daemon.until(partial(succeeded, daemon, "away", 1), "the first test has succeeded")
+    marksman = Marksman(daemon, {"away": machines}, seed=37)
+    marksman.await_place("waiting")
+    interrupted = daemon.experiment("away")["current"]["test"]
+
+    container_lab.kill("p2")
+    for _ in range(3):
+        marksman.shoot("backing-off")
+        marksman.await_restart()
+    halted = daemon.await_state("away", "halted")
+    for _ in range(3):
+        marksman.shoot("halted")
+        marksman.await_restart()
+    assert daemon.experiment("away")["state"] == "halted"
+    assert (halted["halted_cause"], halted["succeeded"], halted["failed"]) == ("machine", 1, 0)
+    assert "p2" in halted["halted_reason"] and "no answer for" in halted["halted_reason"]
+    said = daemon.ctl("status").stdout
+    assert ("p2" in said and "See to the machine" in said) or "autoperfctl resume away" in said, said
+
+    (request,) = receiver.wait(1)
+    told, headers = request.json(), request.headers
+    assert (told["kind"], told["experiment"], told["machine"], told["cause"]) == ("halt", "away", "p2", "machine")
+    assert told["tests_done"] == 1 and told["tests_total"] == 4 and told["controller"] == "controller"
+    assert "away halted" in told["text"] and "To do: " in told["text"]
+    assert headers["x-autoperf-signature-256"] == signed(b"lab secret", headers["x-autoperf-timestamp"], request.body)
+
+    container_lab.boot("p2")
+    if not auto_resume:
+        assert daemon.experiment("away")["state"] == "halted"
+        assert daemon.ctl("resume", "away").returncode == 0
+    daemon.await_outcome("away")
+    rows = daemon.ess("away")
+    order = [row["test_name"] for row in rows]
+    assert order[1] == order[2] == interrupted and len({*order}) == 4
+    assert [(row["end_status"], row["attempt_number"], row["blame"], row["machine"]) for row in rows] == [
+        ("success", "1", "", ""),
+        ("machine-lost", "1", "machine", "p2"),
+        ("success", "2", "", ""),
+        ("success", "1", "", ""),
+        ("success", "1", "", ""),
+    ]
+    kinds = [message.json()["kind"] for message in receiver.wait(2 if auto_resume else 1)]
+    assert kinds == (["halt", "over"] if auto_resume else ["halt"])
+    daemon.systemctl("stop")
+    assert len(receiver.requests) == len(kinds), "somebody was told twice"
+    assert marksman.count()["backing-off"] >= 3 and marksman.count()["halted"] >= 3
+
+
+def signed(secret: bytes, stamp: str, body: bytes) -> str:
+    """The signature a receiver expects."""
+    return "sha256=" + hmac.new(secret, stamp.encode() + b"." + body, "sha256").hexdigest()
+
+
+def test_failing_tests_are_tried_again_and_ten_in_a_row_halt(
+    daemon: InstalledDaemon, container_lab: ContainerLab
+) -> None:
+    grid: Grid = {
+        "duration_secs": [3],
+        "datalen_bytes": [64, 100, 200, 300],
+        "pub_count": [1],
+        "sub_count": [1],
+        "use_reliable": [True],
+        "latency_count": [10, 20, 30],
+    }
+    broken = {"STANDIN_FAST": "1", "STANDIN_MISBEHAVE": "*:crash-at-start=11"}
+    stubborn = {"STANDIN_FAST": "1", "STANDIN_MISBEHAVE": "sub_0/bestEffort:crash=11"}
+    shared: dict[str, Any] = {"reboot": "never", "share_network": True}
+    one, other = container_lab.machines[:2], container_lab.machines[2:]
+    daemon.start()
+    daemon.run(
+        experiment("broken", settings_toml(grid), one, "pub sub", environment=broken, retries=0, **shared),
+        experiment("stubborn", SHORT, other, "pub sub", environment=stubborn, retries=2, **shared),
+    )
+    halted = daemon.await_state("broken", "halted")
+    rows = daemon.ess("broken")
+    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    names = [name_of({**settings, "use_multicast": False}).replace("_UC", "") for settings in combinations]
+    assert [row["test_name"] for row in rows] == names[:10]
+    assert {(row["end_status"], row["attempt_number"], row["blame"]) for row in rows} == {("crashed", "1", "test")}
+    assert (halted["halted_cause"], halted["failed"], halted["failures_in_a_row"]) == ("failures", 10, 10)
+    assert "10 tests in a row failed" in halted["halted_reason"] and "autoperfctl resume broken" in halted["todo"]
+    assert daemon.ctl("resume", "broken").returncode == 0
+    assert daemon.await_outcome("broken")["failed"] == 12  # two more do not make ten
+
+    ended = daemon.await_outcome("stubborn")
+    assert (ended["succeeded"], ended["failed"]) == (1, 1)
+    rows = daemon.ess("stubborn")
+    assert [(row["end_status"], row["attempt_number"], row["blame"]) for row in rows] == [
+        ("success", "1", ""),
+        ("crashed", "1", "test"),
+        ("crashed", "2", "test"),
+        ("crashed", "3", "test"),
+    ]
+    for row in rows:
+        kept = daemon.archive("stubborn", row)
+        assert kept.problems() == [] and kept.json("attempt.json")["number"] == int(row["attempt_number"])
+
+
+def test_pings_are_real(daemon: InstalledDaemon, container_lab: ContainerLab) -> None:
+    """Pings alone are lost, logins alone are lost, and pings are forbidden: three different sentences."""
+    one, other = container_lab.machines[:2], container_lab.machines[2:]
+    shared: dict[str, Any] = {"reboot": "never", "share_network": True}
+    only = SHORT.replace("[true, false]", "[true]")
+    texts = [
+        experiment("no pings", only, one, "pub sub", **shared),
+        experiment("no ssh", only, other, "pub sub", **shared),
+    ]
+    daemon.start(machines={"validation_secs": 1.5, "patience_secs": 1})
+    daemon.trust(*texts)
+    container_lab.drop("controller", "p1", "ip protocol icmp")
+    container_lab.drop("controller", "p3", "tcp dport 22")
+    for number, text in enumerate(texts):
+        daemon.drop(f"{number}.toml", text)
+    reasons = [daemon.await_state(name, "halted")["halted_reason"] for name in ("no pings", "no ssh")]
+    ping, ssh = (container_lab.machine(name).ip for name in ("p1", "p3"))
+    assert f"p1: {ping} does not answer pings, though its port 22 does" in reasons[0], reasons
+    assert "p3" in reasons[1] and "ping" not in reasons[1] and "port 22" in reasons[1] and ssh in reasons[1], reasons
+    container_lab.heal()
+    for name in ("no pings", "no ssh"):
+        daemon.await_outcome(name)
+        assert [row["end_status"] for row in daemon.ess(name.replace(" ", "_"))] == ["success"]
+
+    container_lab.allow_ping("controller", allowed=False)
+    daemon.drop("forbidden.toml", experiment("forbidden", only, one, "pub sub", **shared))
+    reason = daemon.await_state("forbidden", "halted")["halted_reason"]
+    assert "this controller may not send pings" in reason and "ping_group_range" in reason
+    container_lab.allow_ping("controller")
+    daemon.await_outcome("forbidden")
+
+
+def test_people(daemon: InstalledDaemon, container_lab: ContainerLab) -> None:
+    """olga operates, sam submits, eve may do neither."""
+    one, other = container_lab.machines[:2], container_lab.machines[2:]
+    shared: dict[str, Any] = {"reboot": "never", "share_network": True}
+    daemon.user("olga", "autoperf")
+    daemon.user("sam", "autoperf-submit")
+    daemon.user("eve")
+    texts = {"main": experiment("main", FIVE, one, "pub sub", **shared)}
+    texts["side"] = experiment("side", FIVE, other, "pub sub", **shared)
+    for user, name in itertools.product(("olga", "sam", "eve"), texts):
+        container_lab.copy_to("controller", f"/home/{user}/{name}.toml", texts[name], owner=user)
+    assert said(daemon.ctl("status", user="olga"), 3) == "", "it has never run"
+    daemon.start()
+
+    for name in texts:
+        assert "is trusted" in said(daemon.ctl("trust", f"{name}.toml", "--yes", user="olga"))
+    refused = daemon.ctl("submit", "main.toml", user="eve")
+    assert refused.returncode == 1 and "autoperf-submit" in refused.stderr
+    assert "main" in said(daemon.ctl("submit", "main.toml", user="sam"))
+    daemon.await_state("main", "running")
+    for user, words in itertools.product(("sam", "eve"), COMMANDS):
+        refused = daemon.ctl(*words, user=user)
+        assert refused.returncode == 1 and "group autoperf" in refused.stderr, (user, words, refused)
+    assert daemon.experiment("main")["state"] == "running"
+
+    names = [f"3SEC_{size}B_1PUB_1SUB_10LC" for size in (100, 200, 300, 400, 500)]
+    assert "main" in said(daemon.ctl("list", user="olga")) and "running main" in said(daemon.ctl("status", user="olga"))
+    assert json.loads(said(daemon.ctl("status", "--json", user="olga")))["experiments"][0]["name"] == "main"
+    assert "skipped" in said(daemon.ctl("skip", names[3], user="olga"))
+    daemon.until(partial(succeeded, daemon, "main", 1), "the first test has succeeded")
+    assert "succeeded" in daemon.ctl("retry", names[0], user="olga").stderr
+    daemon.until(lambda: daemon.experiment("main")["current"], "a test runs")
+    assert "is halted" in said(daemon.ctl("halt", "main", user="olga"))
+    for machine in one:
+        daemon.until(partial(is_idle, machine), f"the participants on {machine.name} are ended")
+    assert "halted by olga" in said(daemon.ctl("show", "main", user="olga"))
+
+    said(daemon.ctl("halt", user="olga"))
+    assert "side" in said(daemon.ctl("submit", "side.toml", user="sam"))
+    daemon.until(lambda: daemon.experiment("side"), "the other file is accepted")
+    assert daemon.experiment("side")["state"] == "idle", "everything is held"
+    assert "held by olga" in said(daemon.ctl("status", user="olga"), 1), "there is something to do"
+    assert "main" in said(daemon.ctl("resume", user="olga"))
+    daemon.await_state("side", "running")
+    assert "cancelled" in said(daemon.ctl("cancel", "side", user="olga"))
+    daemon.await_outcome("side", "cancelled")
+    daemon.await_outcome("main")
+    assert "tried again" in said(daemon.ctl("retry", names[3], "--experiment", "main", user="olga"))
+    daemon.until(partial(succeeded, daemon, "main", 5), "all five have succeeded")
+    rows = [(row["test_name"], row["end_status"], row["attempt_number"]) for row in daemon.ess("main")]
+    (interrupted,) = (test for test, status, _ in rows if status == "interrupted")
+    expected = [(name, "success", "2" if name in (interrupted, names[3]) else "1") for name in names]
+    assert sorted(rows) == sorted([*expected, (interrupted, "interrupted", "1"), (names[3], "skipped", "1")])
+
+    daemon.await_outcome("main")
+    daemon.systemctl("stop")
+    text = said(daemon.ctl("status", user="olga"), 3)
+    assert "not running" in text and "main" in text and "systemctl start autoperfd" in text
+    assert daemon.ctl("list", user="olga").returncode == 3
+    refused = daemon.ctl("status", user="eve")
+    assert refused.returncode in (1, 3) and "main" not in refused.stdout
+
+
+FIVE = """duration_secs = [3]
+datalen_bytes = [100, 200, 300, 400, 500]
+pub_count = [1]
+sub_count = [1]
+latency_count = [10]
+"""
+COMMANDS = (
+    ("status",),
+    ("list",),
+    ("show", "main"),
+    ("halt", "main"),
+    ("halt",),
+    ("resume",),
+    ("skip", "3SEC_100B_1PUB_1SUB_10LC"),
+    ("retry", "--failed"),
+    ("cancel", "main"),
+    ("trust", "main.toml", "--yes"),
+)
+
+
+def said(done: subprocess.CompletedProcess[str], status: int = 0) -> str:
+    """What a command printed that ended as expected."""
+    assert done.returncode == status, done
+    return done.stdout
+
+
+def is_idle(machine: ContainerMachine) -> bool:
+    """Whether no participant runs on a machine."""
+    return machine.run("pgrep -u pi -f perftest_cpp").returncode == 1
+
+
 def succeeded(daemon: InstalledDaemon, name: str, count: int) -> bool:
     """Whether so many tests of an experiment have succeeded."""
-    return bool(daemon.experiment(name)["succeeded"] >= count)
+    return bool(daemon.experiment(name).get("succeeded", 0) >= count)
 
 
 def check_rows(daemon: InstalledDaemon, folder: str, rows: list[dict[str, str]]) -> None:

@@ -162,7 +162,7 @@ class Daemon:
         fresh = self.queue / f".{name}"
         fresh.write_text(text, encoding="utf-8")
         fresh.rename(self.queue / f"{name}.toml")
-        until(lambda: self._outcome(name) == "finished", f"{name} did not finish:\n{self.log()}", secs)
+        until(lambda: self._outcome(name) == "finished", f"{name} did not finish", secs, pause_secs=0.5)
 
     def log(self) -> str:
         """The end of what it logged."""
@@ -252,7 +252,7 @@ def timed(work: Callable[[], object]) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def until(happened: Callable[[], bool], if_not: str, secs: float, *, pause_secs: float = 0.05) -> None:
+def until(happened: Callable[[], bool], if_not: str, secs: float, *, pause_secs: float) -> None:
     """Wait, with a deadline. Raises AutoperfError."""
     pause, deadline = threading.Event(), time.monotonic() + secs
     while not happened():
