@@ -46,7 +46,9 @@ def cell(value: Cell) -> str:
             return ""
         case bool():
             return "true" if value else "false"
-        case int() | float():
+        case int():
+            return repr(value)
+        case float():
             return repr(value) if math.isfinite(value) else ""
         case _:
             text = value if value.isprintable() else "".join(c if c.isprintable() else " " for c in value)

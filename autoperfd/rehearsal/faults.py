@@ -35,6 +35,8 @@ def trouble(seed: int, files: Sequence[bytes] = (), **more: Any) -> World:
         drafts=drafts,
         **more,
     )
+    for machine in world.machines.values():
+        machine.forgetful = rng.random() < 0.3
     horizon = rng.uniform(*HORIZON_SECS)
     kinds = rng.sample(FAULTS, rng.randint(1, min(6, len(FAULTS))))  # a few kinds together show more than all at once
     for _ in range(rng.choice((0, 2, 5, 10, 20))):
@@ -157,6 +159,12 @@ def _reboots(world: World, rng: random.Random) -> None:
 def _loses_power(world: World, rng: random.Random) -> None:
     machine = _some(world, rng)
     _for_a_while(world, rng, machine, "is off", machine.down, lambda: None if machine.up else machine.boot())
+
+
+def _all_lose_power(world: World, rng: random.Random) -> None:
+    world.say("fault: the power fails")
+    for machine in world.machines.values():
+        machine.cycle(rng.uniform(5.0, 60.0))
 
 
 def _is_cut(world: World, rng: random.Random) -> None:
@@ -346,6 +354,7 @@ def _archive_lost(world: World, rng: random.Random) -> None:
 FAULTS: tuple[Fault, ...] = (
     _reboots,
     _loses_power,
+    _all_lose_power,
     _is_cut,
     _all_are_cut,
     _flaps,

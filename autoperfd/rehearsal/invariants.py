@@ -22,10 +22,8 @@ from autoperfd.daemon.store import AttemptRow, Happened, OutboxRow, SaveHistory,
 UNCOUNTED = (*KEPT, "skipped", "crashed-daemon")
 
 
-class TestRow(NamedTuple):
+class VerdictRow(NamedTuple):
     """A row of the memory's table of tests."""
-
-    __test__ = False  # it is no test, whatever its name says
 
     experiment: int
     name: str
@@ -49,7 +47,7 @@ class Memory:
     """The rows of a database file."""
 
     attempts: list[AttemptRow] = field(default_factory=list)  # in the order they were opened
-    tests: list[TestRow] = field(default_factory=list)
+    tests: list[VerdictRow] = field(default_factory=list)
     requeued: list[tuple[int, str]] = field(default_factory=list)  # experiment, test
     lives: dict[int, dict[str, object]] = field(default_factory=dict)
     outbox: list[OutboxRow] = field(default_factory=list)
@@ -92,7 +90,7 @@ def read_memory(db: sqlite3.Connection) -> Memory:
             AttemptRow(**dict(zip(names, row, strict=True)))
             for row in db.execute(f"SELECT {', '.join(names)} FROM attempts ORDER BY id")
         ],
-        tests=[TestRow(*row) for row in db.execute("SELECT experiment, name, place, status, attempts FROM tests")],
+        tests=[VerdictRow(*row) for row in db.execute("SELECT experiment, name, place, status, attempts FROM tests")],
         requeued=list(db.execute("SELECT experiment, test FROM requeued ORDER BY place")),
         lives={number: json.loads(life) for number, life in db.execute("SELECT experiment, life FROM lives")},
         outbox=[
@@ -264,24 +262,48 @@ def results_are_of_the_open_attempt(evidence: Evidence) -> Iterator[str]:
 
 
 def one_attempt_a_machine(evidence: Evidence) -> Iterator[str]:
-    """At most one attempt is alive on a machine, and none starts there twice."""
+    """At most one attempt is alive on a machine, and none starts there twice.
+
+    Only one whose start nobody had confirmed may start again, when all that was known of it went with a boot.
+    """
     alive: dict[str, set[str]] = {}
-    started: set[tuple[str, str]] = set()
+    started: dict[tuple[str, str], str] = {}
+    current: dict[int, str] = {}
+    confirmed: set[str] = set()
     for entry in evidence.record:
-        if not isinstance(entry, Did):
+        if isinstance(entry, Committed):
+            if isinstance(entry.write, SaveHistory) and entry.write.event == "started":
+                confirmed.add(current.get(entry.write.experiment, ""))
+            elif isinstance(entry.write, Happened) and isinstance(entry.write.change, m.AttemptOpened):
+                current[entry.write.experiment] = entry.write.change.uid
             continue
-        here = alive.setdefault(entry.machine, set())
+        here, key = alive.setdefault(entry.machine, set()), (entry.machine, entry.uid)
         if entry.verb == "started":
             yield from (f"{entry.uid} started on {entry.machine} while {other} was alive" for other in sorted(here))
-            if (entry.machine, entry.uid) in started:
+            if key in started and (entry.uid in confirmed or started[key] == entry.boot):
                 yield f"{entry.uid} started twice on {entry.machine}"
-            started.add((entry.machine, entry.uid))
+            started[key] = entry.boot
             here.add(entry.uid)
         elif entry.verb.startswith("ended by"):
             here.discard(entry.uid)
     if evidence.ended:
         for machine, left in alive.items():
             yield from (f"{uid} is still alive on {machine}" for uid in sorted(left))
+
+
+def machines_are_not_shared(evidence: Evidence) -> Iterator[str]:
+    """No attempt opens on a machine of another experiment's open attempt."""
+    users: dict[int, tuple[str, ...]] = {}
+    for _, number, change in happened(evidence):
+        if isinstance(change, m.AttemptOpened):
+            mine = change.plan.machines()
+            for other, theirs in users.items():
+                shared = [machine for machine in mine if machine in theirs]
+                if other != number and shared:
+                    yield f"{change.uid} of experiment {number} was opened on {shared}, which experiment {other} uses"
+            users[number] = mine
+        elif isinstance(change, m.AttemptClosed) and change.uid:
+            users.pop(number, None)
 
 
 def successes_are_real(evidence: Evidence) -> Iterator[str]:
@@ -427,6 +449,7 @@ INVARIANTS: tuple[tuple[str, Check], ...] = (
     ("I1", a_verdict_is_final),
     ("I2", successes_are_real),
     ("I4", one_attempt_a_machine),
+    ("I4", machines_are_not_shared),
     ("I5", intent_comes_first),
     ("I5", results_are_of_the_open_attempt),
     ("I7", one_message_an_incident),

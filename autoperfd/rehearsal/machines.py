@@ -68,6 +68,7 @@ class VirtualMachine:
         self.taken = False  # another installation's attempt runs there
         self.stubborn = False  # ended processes do not end before a reboot
         self.ignores_reboot = False
+        self.forgetful = False  # its files do not outlive a boot
         self.boot_secs = (3.0, 20.0)
         self.traps: dict[str, Callable[[], None]] = {}  # verb -> what happens when it arrives the next time
         self._boot = 0  # number of the latest power cycle, so that an older one's end means nothing
@@ -105,6 +106,8 @@ class VirtualMachine:
         """Come up with a new boot id."""
         self.up = True
         self.boots += 1
+        if self.forgetful:
+            self.folders.clear()
         self._report(self.name, "booted", "", self.boot_id)
 
     def cycle(self, secs: float | None = None) -> None:

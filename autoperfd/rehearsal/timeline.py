@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
@@ -118,10 +119,7 @@ class Process:
 
         if not works:
             self._timeline.after(0.0, lambda: self._resume(wait, answers, None))
-        self._children = [
-            Process(self._timeline, work, lambda value, error, at=at: ended(at, value, error))
-            for at, work in enumerate(works)
-        ]
+        self._children = [Process(self._timeline, work, functools.partial(ended, at)) for at, work in enumerate(works)]
         for child in self._children:
             child.start()
 

@@ -348,7 +348,7 @@ class SimWorkers:
         if self._chance(self._mischief.fetch):
             raise FetchFailed(machine, "a file changed while it was read", code="FETCH")
         if self._poisonous(order.plan.test_name):
-            self._send(Crash(RuntimeError("the test is poisonous, for the rehearsal")))
+            self._send(Crash(RuntimeError("the test is poisonous, made for the rehearsal")))
             yield 1e9
         if self._chance(self._mischief.disk):
             return m.AttemptResult(

@@ -42,15 +42,12 @@ WALL = 1_700_000_000.0
 PLENTY = 1 << 50
 FAST = Path("/dev/shm")  # results of a rehearsal are written here where there is such a place
 BAD_STATUSES = ("timeout", "crashed", "early-exit", "truncated", "bad-data", "no-data", "no-match")
+MADE = "made for the rehearsal"  # stands in every error that is put in on purpose
 ROUNDS = 12  # how often a person resumes what is halted before we call it a loop
 
 
 class Died(BaseException):
     """The daemon is killed here and now."""
-
-
-class Bug(RuntimeError):
-    """An error nobody foresaw, made on purpose."""
 
 
 @dataclass(slots=True)
@@ -114,6 +111,9 @@ class World:
         self._minds = random.Random(self.rng.getrandbits(64))  # the engine's own
         self.timeline = Timeline(WALL)
         self.chances, self.mischief = chances or Chances(), mischief or Mischief()
+        self.tools = tools
+        self.files, self.drafts = list(files), list(drafts)
+        self.experiments: list[Experiment] = [e for f in files for e in read_experiments(f, "file", self.tools, ())]
         self._scratch = tempfile.TemporaryDirectory(prefix="autoperf-", dir=FAST if FAST.is_dir() else None)
         state = Path(self._scratch.name)
         (state / "results").mkdir()
@@ -121,9 +121,6 @@ class World:
         self.settings = DaemonSettings(
             **{**_fields(settings or DaemonSettings()), "state": state, "webhook_on": told, "power": {}}
         )
-        self.tools = tools
-        self.files, self.drafts = list(files), list(drafts)
-        self.experiments: list[Experiment] = [e for f in files for e in read_experiments(f, "file", self.tools, ())]
         self.lines: list[str] = []
         self.record: list[Committed | Did] = []
         self.archives: dict[tuple[str, str], Kept] = {}
@@ -165,6 +162,7 @@ class World:
 
     def say(self, text: str) -> None:
         """Add a line to the history."""
+        text = text.replace(self._scratch.name, "the state folder")  # it is another one each time
         self.lines.append(f"{self.timeline.now - 1000:.3f} {text}")
 
     @property
@@ -353,10 +351,12 @@ class World:
             act()
         except Died as death:
             self._die(str(death))
-        except StoreError:
+        except StoreError as error:
+            if MADE not in error.message:
+                raise AssertionError(error.message) from error
             self._die("its memory could not be written")
         except RuntimeError as error:
-            if "for the rehearsal" not in str(error):
+            if MADE not in str(error):
                 raise
             self._crashed = True
             self._die(str(error))
@@ -401,7 +401,7 @@ class World:
     def _before_commit(self) -> None:
         self._point("before a commit")
         if self.chances.commit_fails and self.rng.random() < self.chances.commit_fails:
-            raise StoreError("no space left, for the rehearsal")
+            raise StoreError(f"no space left, {MADE}")
 
     def _after_commit(self, writes: Sequence[Write]) -> None:
         self.commits += 1

@@ -114,6 +114,7 @@ def test_an_ordinary_text_stands_as_it_is(text: str) -> None:
         (-3, "-3"),
         (1.5, "1.5"),
         (1e300, "1e+300"),
+        (10**400, f"1{'0' * 400}"),
         (float("nan"), ""),
         (float("inf"), ""),
         (float("-inf"), ""),

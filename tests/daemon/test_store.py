@@ -40,7 +40,8 @@ from autoperfd.errors import AlreadyRunning, NewerMemory, StoreError
 from autoperfd.tools import TOOLS
 from tests.tools.support import PAIR, PERFTEST_TEST
 
-GOLDEN = Path(__file__).parent.parent / "data" / "memory-schema.sql"
+PROJECT = Path(__file__).parents[2]
+GOLDEN = PROJECT / "tests" / "data" / "memory-schema.sql"
 PLAN: Plan = TOOLS["perftest"].plan("T1", PERFTEST_TEST, PAIR, 7, {})
 EXPERIMENT = ExperimentRow(
     id=1, name="PCG #1", folder="PCG_1", identity="i", document="{}", seed=2**63 - 1, owner=1000, accepted=5.25
@@ -320,7 +321,7 @@ def test_a_killed_commit_is_undone(path: Path, memory: Store, reopened: Any) -> 
         "[s._write(SaveMeta(f'k{i}' if i else 'k', 'x' * 3000)) for i in range(100)]\n"
         "os._exit(9)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=60, cwd=PROJECT)
     assert ended.returncode == 9
     journal = path.with_name(path.name + "-journal")
     assert journal.stat().st_size > 0 and any(journal.read_bytes()[:8]), "the kill came after pages were written"
@@ -470,7 +471,7 @@ def test_one_daemon_holds_the_folder(tmp_path: Path) -> None:
 def test_a_dead_daemon_holds_nothing(tmp_path: Path) -> None:
     code = "import sys, os; from pathlib import Path; from autoperfd.daemon.store import take_lock\n"
     code += "take_lock(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60, cwd=PROJECT)
     assert ended.returncode == -9
     assert (tmp_path / "lock").read_text().startswith("pid ")
     os.close(take_lock(tmp_path))

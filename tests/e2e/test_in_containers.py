@@ -22,6 +22,7 @@ from tests.e2e.containers import (
     boots,
     experiment,
     guard,
+    root_of,
     starts,
 )
 
@@ -199,7 +200,12 @@ def test_kills_anywhere_lose_and_repeat_nothing(daemon: InstalledDaemon, contain
         marksman.check_adoption()
     for name in ("thirty", "reboots", "waits"):
         daemon.await_outcome(name, secs=180)
+    for machine in container_lab.machines:
+        daemon.until(partial(is_swept, machine), f"nothing of ours is left on {machine.name}")
+    assert daemon.ask("status")["data"]["attention"] == []
     daemon.systemctl("stop")
+    results = daemon.state / "results"
+    assert [str(path) for path in results.rglob("*") if path.name.startswith(".") or ".edited-" in path.name] == []
 
     hits = marksman.count()
     assert hits["idle"] >= 3, hits
@@ -460,6 +466,11 @@ def said(done: subprocess.CompletedProcess[str], status: int = 0) -> str:
     """What a command printed that ended as expected."""
     assert done.returncode == status, done
     return done.stdout
+
+
+def is_swept(machine: ContainerMachine) -> bool:
+    """Whether no attempt has left anything on a machine."""
+    return not list((root_of(machine) / "home/pi/.autoperf").glob("*/*"))
 
 
 def is_idle(machine: ContainerMachine) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 import tempfile
 import time
@@ -39,17 +40,20 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"there is no figure {', '.join(unknown)}; known are {', '.join(FIGURES)}")
     for sentence in missing_peers():
         print(f"  ! {sentence}", file=sys.stderr)
-    began, rows, failed = time.monotonic(), [], False
+    began, load, failed = time.monotonic(), os.getloadavg()[0], False
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="autoperf-bench-") as folder:
         for name in given.figures or FIGURES:
             try:
-                for row in FIGURES[name](Bench(Path(folder), given.quick)):
-                    rows.append(row)
+                rows.extend(FIGURES[name](Bench(Path(folder), given.quick)))
             except AutoperfError as error:
                 failed = True
                 print(f"  ! {name} cannot be measured: {error.sentence()}", file=sys.stderr)
     print(table(rows))
-    print(f"({time.monotonic() - began:.0f} s, medians{', a quick look only' if given.quick else ''})")
+    print(
+        f"({time.monotonic() - began:.0f} s, medians{', a quick look only' if given.quick else ''}; "
+        f"{os.cpu_count()} cores, load before {load:.1f})"
+    )
     return 1 if failed else 0
 
 

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from autoperfd.daemon import archive
@@ -38,12 +39,10 @@ def measure(bench: Bench) -> Iterator[Row]:
     """Without reboots, 2 and 4 machines."""
     for count in (2,) if bench.quick else (2, 4):
         bench.say(f"dead time between two tests, {count} machines")
-        blocks, tests = (1, 3) if bench.quick else (4, 5)
+        blocks, tests = (1, 2) if bench.quick else (4, 5)
         root = bench.new_folder("gap")
         with bench.lab(count) as lab:
-            gaps: list[float] = []
             theirs: list[float] = []
-            steps: list[list[float]] = []
             pairs: list[tuple[Ran, Ran]] = []
             with daemon(root, lab.machines) as live:
                 toml = lab.experiment_machines(["pub", "sub"] * (count // 2))
@@ -52,7 +51,7 @@ def measure(bench: Bench) -> Iterator[Row]:
                     text = experiment(name, toml, tests, pubs=count // 2, subs=count // 2)
                     live.run(name, text, tests * TEST_SECS)
                     ran = tests_of(live, name)
-                    pairs += zip(ran, ran[1:], strict=False)
+                    pairs += pairwise(ran)
                     theirs += parallel_gaps(bench, lab, tests)
             gaps = [after.started - before.ended for before, after in pairs]
             steps = [steps_of(root / "state" / "autoperf.db", before, after) for before, after in pairs]
@@ -92,7 +91,7 @@ def _rebooting(bench: Bench, kind: str, lab: LoopbackLab | ContainerLab, before:
             toml = lab.experiment_machines(["pub", "sub"])
             live.run(name, experiment(name, toml, tests, reboot="test"), (tests + 1) * TEST_SECS)
             ran = tests_of(live, name)
-            gaps += [after.started - before.ended for before, after in zip(ran, ran[1:], strict=False)]
+            gaps += [after.started - before.ended for before, after in pairwise(ran)]
             boots.append(boot_secs(lab))
     ours, own = statistics.median(gaps), statistics.median(boots)
     return Row(
@@ -109,15 +108,17 @@ def _rebooting(bench: Bench, kind: str, lab: LoopbackLab | ContainerLab, before:
 
 def boot_secs(lab: LoopbackLab | ContainerLab) -> float:
     """How long the machines themselves take to boot, all at once."""
-    before = {machine.name: lab.boot_id(machine.name) for machine in lab.machines} if isinstance(lab, LoopbackLab) else {
-        machine.name: machine.boot_id() for machine in lab.machines
-    }
+    before = {machine.name: _boot_id(lab, machine.name) for machine in lab.machines}
     began = time.monotonic()
     for machine in lab.machines:
         lab.reboot(machine.name, wait=False)
     for name, boot_id in before.items():
         lab.await_reboot(name, boot_id)
     return time.monotonic() - began
+
+
+def _boot_id(lab: LoopbackLab | ContainerLab, name: str) -> str:
+    return lab.boot_id(name) if isinstance(lab, LoopbackLab) else lab.machine(name).boot_id()
 
 
 def tests_of(live: Daemon, name: str) -> list[Ran]:
@@ -141,7 +142,7 @@ def steps_of(memory: Path, before: Ran, after: Ran) -> list[float]:
     told = next((wall for event, wall in rows if event in ("succeeded", "failed")), before.packed)
     validated = next((wall for event, wall in rows if event == "validated"), told)
     moments = [before.ended, before.packed, told, validated, after.started]
-    return [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(moments)]
 
 
 def parallel_gaps(bench: Bench, lab: LoopbackLab, commands: int) -> list[float]:
@@ -150,8 +151,17 @@ def parallel_gaps(bench: Bench, lab: LoopbackLab, commands: int) -> list[float]:
         return []
     machine = lab.machines[0]
     login = " ".join(["ssh", *ssh_words(lab, machine=machine), f"{machine.username}@{machine.ip}"])
-    argv = ["parallel", "--will-cite", "-j1", "--sshlogin", login, "date +%s.%N; : {}", ":::", *map(str, range(commands + 1))]
+    argv = [
+        "parallel",
+        "--will-cite",
+        "-j1",
+        "--sshlogin",
+        login,
+        "date +%s.%N; : {}",
+        ":::",
+        *map(str, range(commands + 1)),
+    ]
     home = bench.folder / "home"
     home.mkdir(exist_ok=True)
     told = [float(line) for line in run(argv, env={"HOME": str(home)}).split()]
-    return [later - earlier for earlier, later in zip(told, told[1:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(told)]

@@ -11,7 +11,6 @@ import os
 import queue
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -113,8 +112,10 @@ def measure(bench: Bench) -> Iterator[Row]:
         note="engine, memory and spreadsheets: three durable transactions and the rows of ess.csv and summary.csv",
     )
     bench.say("starting with it")
-    loads, starts, empties = [], [], []
-    for _ in range(3 if bench.quick else 7):
+    loads: list[float] = []
+    starts: list[float] = []
+    empties: list[float] = []
+    for _ in range(1 if bench.quick else 7):
         loads.append(many.load_secs())
         for root, found in ((many_root, starts), (few_root, empties)):
             with daemon(root) as live:
@@ -144,7 +145,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         argv = [sys.executable, "-m", "autoperfd.ctl.main", "status"]
         environment = {**os.environ, "AUTOPERF_RUNTIME_DIR": str(live.runtime)}
         status = in_turn(
-            5 if bench.quick else 25,
+            3 if bench.quick else 25,
             {
                 "status": lambda: cpu_ms(argv, environment),
                 "pass": lambda: cpu_ms([sys.executable, "-c", "pass"], environment),
@@ -258,7 +259,9 @@ def history(sweep: Sweep, told: int) -> Iterator[AttemptRow]:
 
 def cpu_ms(argv: list[str], environment: dict[str, str]) -> float:
     """Processor time of a command, in milliseconds."""
-    pid = os.posix_spawn(argv[0], argv, environment, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)])
+    pid = os.posix_spawn(
+        argv[0], argv, environment, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    )
     _, status, used = os.wait4(pid, 0)
     if os.waitstatus_to_exitcode(status) not in (0, 1):  # 1: told of a problem, as of a halted experiment
         raise AutoperfError(f"{' '.join(argv)} ended with {os.waitstatus_to_exitcode(status)}")

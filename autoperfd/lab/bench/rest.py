@@ -25,7 +25,7 @@ def measure(bench: Bench) -> Iterator[Row]:
             pause = threading.Event()
             pause.wait(1 if bench.quick else 5)  # what the experiment's end left to do
             before, began = cpu_secs(live.pid), time.monotonic()
-            pause.wait(3 if bench.quick else 20)
+            pause.wait(2 if bench.quick else 20)
             idle = (cpu_secs(live.pid) - before) / (time.monotonic() - began) * 100
             connected = sockets(live.pid)
             memory = rss_mb(live.pid)

@@ -237,9 +237,7 @@ def have(program: str) -> bool:
 def run(argv: Sequence[str], *, text: str = "", env: dict[str, str] | None = None, secs: float = 120) -> str:
     """A peer's standard output. Raises AutoperfError when it fails."""
     environment = {**os.environ, **env} if env else None
-    done = subprocess.run(
-        argv, input=text, capture_output=True, text=True, timeout=secs, env=environment, check=False
-    )
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=secs, env=environment, check=False)
     if done.returncode:
         raise AutoperfError(f"{argv[0]} ended with {done.returncode}: {(done.stderr or done.stdout)[-500:]}")
     return done.stdout

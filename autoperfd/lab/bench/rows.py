@@ -73,8 +73,7 @@ def in_turn(rounds: int, works: Mapping[str, Callable[[], float]]) -> dict[str, 
     """Each work's median over `rounds`, one after the other in every round, first forwards, then backwards."""
     values: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
-        order = list(works) if number % 2 == 0 else list(reversed(works))
-        for name in order:
+        for name in list(works)[:: 1 if number % 2 == 0 else -1]:
             values[name].append(works[name]())
     return {name: statistics.median(found) for name, found in values.items()}
 

@@ -6,12 +6,15 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from autoperfd.lab.bench.rig import INSTALLATION, Bench, fleet, have, machines_of, run, ssh_words, timed
+from autoperfd.lab.bench.rig import INSTALLATION, Bench, KnownMachines, have, machines_of, run, ssh_words, timed
 from autoperfd.lab.bench.rows import Row, in_turn
 from autoperfd.lab.loopback import LoopbackLab
 from autoperfd.remote.fetch import fetch
+from autoperfd.remote.keys import KeyRing
+from autoperfd.remote.link import Line, Link
 from autoperfd.remote.values import Timing
 
 UID = "c" * 32
@@ -27,8 +30,9 @@ def measure(bench: Bench) -> Iterator[Row]:
                 count, size = max(1, count // 10), size // 10
             bench.say(f"fetching {what}")
             names = write_files(lab, count, size)
-            theirs = {"scp": lambda names=names: by_scp(bench, lab, names)} if have("scp") else {}  # type: ignore[misc]
-            works = {"ours": lambda names=names: by_us(bench, lab, names), **theirs}  # type: ignore[misc]
+            works = {"ours": partial(by_us, bench, lab, names)}
+            if have("scp"):
+                works["scp"] = partial(by_scp, bench, lab, names)
             found = in_turn(3 if bench.quick else 7, works)
             total = count * size / 1e6
             yield Row(
@@ -61,11 +65,10 @@ def write_files(lab: LoopbackLab, count: int, size: int) -> list[str]:
 def by_us(bench: Bench, lab: LoopbackLab, names: list[str]) -> float:
     """Milliseconds."""
     target = bench.new_folder("ours")
-    one = fleet(lab)
-    machines = machines_of(lab, "/bin/true")
-    line = one._lines(machines)[machines[0].name]
-    took = timed(lambda: fetch(line, Timing(), (INSTALLATION, UID), names, target))
-    one.close()
+    (machine,) = machines_of(lab, "/bin/true")
+    link = Link(machine, KnownMachines(lab.machines), KeyRing(None, Path.home()), Timing())
+    took = timed(lambda: fetch(Line(link), Timing(), (INSTALLATION, UID), names, target))
+    link.close()
     return _checked(target, names, took)
 
 

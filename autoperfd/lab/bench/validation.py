@@ -18,12 +18,17 @@ from autoperfd.remote.shell import COMMAND, LAUNCHER
 
 ROUNDS = {2: 9, 8: 7, 32: 5, 128: 3}
 OPEN = "f" * 32  # names an attempt as running, so that the executable is not started
+NOTE = (
+    "ping, login, verb loop and probe, without the start of the executable; peers only read a boot id. With many "
+    "machines what falls short is the probe: this one computer pays it for all of them, and each looks for foreign "
+    "processes among those of all"
+)
 LIMITS = {"asyncssh": 1.1, "ssh | xargs -P": 0.75, "ansible -m raw": 0.4}
 
 
 def measure(bench: Bench) -> Iterator[Row]:
     """2, 8, 32 and 128 machines."""
-    for count in (2, 8) if bench.quick else ROUNDS:
+    for count in (2,) if bench.quick else ROUNDS:
         bench.say(f"validation of {count} machines")
         with bench.lab(count) as lab:
             works: dict[str, Callable[[], float]] = {
@@ -40,7 +45,7 @@ def measure(bench: Bench) -> Iterator[Row]:
                 peer=peer,
                 theirs=found.get(peer),
                 limit=limit,
-                note="ping, login, verb loop and probe, without the start of the executable; peers read a boot id",
+                note=NOTE,
             )
         yield Row(
             figure=f"the same work, {count} machines",
@@ -100,8 +105,7 @@ def peers(bench: Bench, lab: LoopbackLab) -> dict[str, Callable[[], float]]:
 
 
 def _probe() -> bytes:
-    value = b"/bin/true\0"
-    return LAUNCHER + f"probe {len(value)} {INSTALLATION} {OPEN} 0 0 15 0\n".encode() + value
+    return LAUNCHER + f"probe -1 {INSTALLATION} {OPEN} 0 0 15 0\n".encode() + b"/bin/true\n"
 
 
 async def _asyncssh(lab: LoopbackLab, command: str, sent: bytes = b"") -> None:
@@ -130,7 +134,9 @@ def _ansible(bench: Bench, lab: LoopbackLab) -> Callable[[], float]:
     home = bench.new_folder("ansible")
     hosts = home / "hosts.ini"
     hosts.write_text(
-        "".join(f"{m.name} ansible_host={m.ip} ansible_port={m.port} ansible_user={m.username}\n" for m in lab.machines),
+        "".join(
+            f"{m.name} ansible_host={m.ip} ansible_port={m.port} ansible_user={m.username}\n" for m in lab.machines
+        ),
         encoding="utf-8",
     )
     environment = {

@@ -1,0 +1,91 @@
+"""Lives through many seeds of trouble; the same seed is the same history, whatever else differs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoperfd.errors import ConfigError
+from autoperfd.rehearsal.__main__ import main
+from autoperfd.rehearsal.faults import FAULTS, PEOPLE, rehearse
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = [ROOT / "etc" / "queue-examples" / name for name in ("pcg.toml", "ddsperf.toml")]
+CHUNK = 25
+
+
+@pytest.mark.parametrize("first", range(0, 500, CHUNK))
+def test_everything_holds_whatever_happens(first: int) -> None:
+    failed = {seed: lived.problems for seed in range(first, first + CHUNK) if (lived := rehearse(seed)).problems}
+    assert not failed
+
+
+def test_every_kind_of_fault_struck() -> None:
+    """A seed that drew a fault proves nothing when it never struck: the histories tell of each kind."""
+    told = "".join(rehearse(seed).history for seed in range(100))
+    marks = [
+        *(
+            "reboots by itself",
+            "is off for",
+            "the power fails",
+            "is cut from the network",
+            "is cut with all",
+            "flaps",
+            "reboots again",
+        ),
+        *("is slow", "loses answers", "needs a person", "is used by somebody", "cannot end processes"),
+        *("ignores reboots", "is hit at go", "is hit at prepare", "loses its files", "the daemon is killed"),
+        *("the daemon is stopped", "the clock steps", "the disk is full", "is lost"),
+    ]
+    assert [mark for mark in marks if mark not in told] == []
+    assert len(marks) >= len(set(FAULTS))
+    commands = ["halt E", "halt :", "resume E", "resume :", "cancel E", "skip", "retry", "drops"]
+    assert [command for command in commands if f"ann: {command}" not in told] == []
+    assert len(commands) >= len(set(PEOPLE)) - 2  # looking leaves no mark; two kinds of retry share theirs
+    for way in ("before a commit", "after a commit", "before a start", "after a crash"):
+        assert way in told
+
+
+def test_the_same_seed_is_the_same_history() -> None:
+    for seed in (1, 17, 42):
+        assert rehearse(seed).history == rehearse(seed).history
+    assert rehearse(1).digest != rehearse(2).digest
+
+
+def test_no_history_depends_on_the_process() -> None:
+    """Not on the hash seed, which changes the order of sets, nor on what ran before."""
+    code = "from autoperfd.rehearsal.faults import rehearse; print([rehearse(s).digest for s in range(30, 40)])"
+    found = set()
+    for number in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": number, "PYTHONPATH": str(ROOT), "TZ": f"UTC-{number}"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        found.add(done.stdout)
+    assert found == {f"{[rehearse(seed).digest for seed in range(30, 40)]}\n"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.name))
+def test_real_files_are_rehearsed(path: Path) -> None:
+    lived = rehearse(3, [path.read_bytes()])
+    assert lived.problems == []
+    assert "finish every test has its verdict" in lived.history
+
+
+def test_a_wrong_file_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        rehearse(3, [b"[[experiments]]"])
+
+
+def test_soaks_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["soak", "--from", "0", "--count", "12", "--processes", "1"]) == 0
+    assert "seeds 0 to 11: 12 lived through, 0 failed" in capsys.readouterr().out
+    assert main(["one", "4"]) == 0
+    assert capsys.readouterr().out == rehearse(4).history
+
+
+def test_a_file_that_cannot_be_read_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["one", "4", str(tmp_path / "none.toml")]) == 2
+    assert "none.toml" in capsys.readouterr().err
