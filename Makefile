@@ -2,6 +2,7 @@
 # make test     every test this computer can run; what it cannot run is named with the reason
 # make check    format, lint, types and the fast tests
 # make bench    one table: our speed beside that of other programs
+# make soak-sim live through 50,000 seeds of faults on virtual time; ranges add up: FROM=50000 COUNT=1000
 # make install  for systemd; DESTDIR and PREFIX as usual; make uninstall leaves settings and results alone
 # make help     these lines
 
@@ -54,6 +55,12 @@ check: lint
 test: venv
 	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(if $(filter 0,$(shell id -u)),$(CONTAINER))
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+FROM ?= 0
+COUNT ?= 50000
+
+soak-sim: venv
+	@$(BIN)/python -m autoperfd.rehearsal soak --from $(FROM) --count $(COUNT)
 
 demo: venv
 	@.ci/need $(LOOPBACK) $(if $(filter ddsperf,$(TOOL)),$(DDSPERF))
@@ -127,4 +134,4 @@ uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
 
-.PHONY: help venv lint check test demo bench diagram clean install-venv install settle uninstall
+.PHONY: help venv lint check test soak-sim demo bench diagram clean install-venv install settle uninstall

@@ -18,7 +18,7 @@ from transitions import Machine as StateMachine
 from autoperfd.core import messages as m
 from autoperfd.core.config import Experiment
 from autoperfd.core.plan import Plan, Settings, Tool
-from autoperfd.core.policy import BLAMELESS_BUDGET, KEPT, backoff_secs, todo
+from autoperfd.core.policy import BLAMELESS_BUDGET, CANNOT_WRITE, KEPT, backoff_secs, todo
 from autoperfd.core.sweep import Sweep
 
 E = TypeVar("E", bound=m.Event)
@@ -53,6 +53,7 @@ ROWS: tuple[Row, ...] = (
     Row("half_started", ("running",), "validating", (), ("interrupt_by_controller",)),
     Row("succeeded", ("running",), "idle", ("last_test",), ("record_success", "finish")),
     Row("succeeded", ("running",), "validating", (), ("record_success",)),
+    Row("failed", ("running",), "halted", ("cannot_write",), ("record_blameless", "blame_controller")),
     Row("failed", ("running",), "halted", ("hopeless",), ("record_blameless", "blame_machine")),
     Row("failed", ("running",), "backing-off", ("not_the_test",), ("record_blameless", "note_away")),
     Row("failed", ("running",), "validating", ("not_charged",), ("record_blameless",)),
@@ -214,7 +215,7 @@ class Life:
         self.boot_ids: dict[str, str] = {}
         self.pings = 0
         self.ssh_checks = 0
-        self.cause = ""  # of halted: operator, machine, failures or disk
+        self.cause = ""  # of halted: operator, machine, failures, disk or controller
         self.reason = ""
         self.since = 0.0  # wall: in this state since
         self.incident = 0  # number of halts so far
@@ -303,6 +304,9 @@ class Life:
 
     def reboot_due(self, _: Any) -> bool:
         return self.reboot_owed and self.experiment.policy.reboot != "never"
+
+    def cannot_write(self, data: Any) -> bool:
+        return _event(data, m.Failed).result.code == CANNOT_WRITE
 
     def hopeless(self, data: Any) -> bool:
         result = _event(data, m.Failed).result
@@ -514,6 +518,10 @@ class Life:
         # What a probe cannot see (a missing licence, say) a probe cannot call mended.
         probing = self.tuning.auto_resume and isinstance(event, m.Impossible)
         self._halt("machine", getattr(result, "reason", ""), getattr(result, "machine", ""), probing=probing)
+
+    def blame_controller(self, data: Any) -> None:
+        self.sweep_owed = True
+        self._halt("controller", _event(data, m.Failed).result.reason)
 
     def blame_away(self, data: Any) -> None:
         event = _event(data, m.Unreachable)

@@ -30,6 +30,9 @@ BLAME: Mapping[str, Blame] = {
 BLAMELESS_BUDGET = 5
 """Attempts of one test that may fail by the fault of machines, network or controller before halting."""
 
+CANNOT_WRITE = "CANNOT_WRITE"
+"""Code of an attempt whose result could not be written: the next one could not be either, so the experiment halts."""
+
 KEPT = ("success", "no-summary")
 """End statuses whose data are complete: the test needs no further attempt."""
 
@@ -53,6 +56,8 @@ def todo(cause: str, probing: bool, name: str) -> str:
             return f"Mend what the reason says, then: autoperfctl resume {shown}"
         case "failures":
             return f"Look at the reasons, mend them, then: autoperfctl resume {shown}"
+        case "controller":
+            return f"Mend the controller's disk, then: autoperfctl resume {shown}"
         case "operator":
             return f"When it may go on: autoperfctl resume {shown}"
         case "disk":

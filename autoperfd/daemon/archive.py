@@ -19,6 +19,7 @@ from autoperfd.daemon.files import sync_folder
 from autoperfd.errors import DiskError
 
 SUMS = "SHA256SUMS"
+MOST_BYTES = 1 << 36  # of all members of one of our own archives
 DAMAGED = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
 
 
@@ -85,7 +86,7 @@ def _info(name: str, size: int, mtime: float) -> tarfile.TarInfo:
     return info
 
 
-def members(path: Path, cap: int = 1 << 30) -> Iterator[tuple[str, IO[bytes]]]:
+def members(path: Path, cap: int = MOST_BYTES) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, stream) of each member, to be read in turn. Raises one of DAMAGED where it is damaged."""
     with gzip.open(path, "rb") as packed, tarfile.open(fileobj=cast(IO[bytes], packed), mode="r|") as tar:
         total = 0

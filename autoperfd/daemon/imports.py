@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from autoperfd.core.ess import ESS_COLUMNS, text_of
+from autoperfd.core.names import parse_name, test_name
 from autoperfd.core.plan import END_STATUSES
 from autoperfd.core.policy import KEPT
 from autoperfd.core.sweep import Sweep
@@ -53,19 +54,19 @@ def _numbered(rows: Iterator[AttemptRow]) -> Iterator[AttemptRow]:
 def _rows(reader: csv.DictReader[str], folder: Path, sweep: Sweep) -> Iterator[AttemptRow]:
     for cells in reader:
         test, status = cells["test_name"], cells["end_status"]
-        index = sweep.index_of(test) if test else None
         try:
+            settings = parse_name(test)
             number, pings, checks = (int(cells[name]) for name in ("attempt_number", "pings_count", "ssh_check_count"))
             started = datetime.fromisoformat(cells["start_timestamp"]).timestamp()
             ended = datetime.fromisoformat(cells["end_timestamp"]).timestamp() if cells["end_timestamp"] else started
         except (ValueError, TypeError):
             continue
-        if index is None or status not in (*END_STATUSES, "running") or not 0 < number < 10**9:
+        if not sweep.covers(test) or status not in (*END_STATUSES, "running") or not 0 < number < 10**9:
             continue
         row = AttemptRow(
             id=0,
             experiment=0,
-            test=sweep.name_at(index),
+            test=test_name(settings),
             number=number,
             uid="",
             started=started,
@@ -77,7 +78,7 @@ def _rows(reader: csv.DictReader[str], folder: Path, sweep: Sweep) -> Iterator[A
             reason=text_of(cells["reason"]),
             pings=pings,
             ssh_checks=checks,
-            settings=json.dumps(sweep.at(index)),
+            settings=json.dumps(settings),
             archive="",
             sha256="",
             size=0,

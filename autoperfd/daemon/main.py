@@ -334,9 +334,7 @@ class Intake:
         known = {entry.row.folder for entry in list(self._engine.entries.values())}
         if experiment.folder in known:
             return []
-        seed = experiment.seed if experiment.seed is not None else 0
-        sweep = experiment.sweep.seeded(seed) if experiment.sweep.shuffled else experiment.sweep
-        return read_history(self._settings.state / "results" / experiment.folder, sweep)
+        return read_history(self._settings.state / "results" / experiment.folder, experiment.sweep)
 
 
 def _lock(state: Path) -> int:

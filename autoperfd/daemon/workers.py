@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autoperfd.core import messages as m
 from autoperfd.core.plan import Machine, Tool, Verdict
-from autoperfd.core.policy import KEPT, result_of
+from autoperfd.core.policy import CANNOT_WRITE, KEPT, result_of
 from autoperfd.daemon import archive
 from autoperfd.daemon.files import make_folder
 from autoperfd.daemon.work import Answer, Clock, Crash, bound, stuck
@@ -230,8 +230,10 @@ class _Task:
         except FetchFailed as error:
             return m.Failed(result=_blamed("no-data", "network", error))
         except DiskError as error:
-            result = m.AttemptResult(end_status="interrupted", blame="controller", code="DISK", reason=error.sentence())
-            return m.Failed(result=result)
+            reason = error.sentence()
+            return m.Failed(
+                result=m.AttemptResult(end_status="interrupted", blame="controller", code=CANNOT_WRITE, reason=reason)
+            )
         return m.Succeeded(result=kept) if kept.end_status in KEPT else m.Failed(result=kept)
 
     def _judge(self, order: m.RunAttempt, outcome: Outcome, staging: Path, target: Path) -> m.AttemptResult:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from autoperfd.core import messages as m
 from autoperfd.core.plan import Machine, Verdict
-from autoperfd.core.policy import KEPT, result_of
+from autoperfd.core.policy import CANNOT_WRITE, KEPT, result_of
 from autoperfd.daemon.work import Answer, Crash, bound, stuck
 from autoperfd.errors import (
     AutoperfError,
@@ -352,7 +352,7 @@ class SimWorkers:
             yield 1e9
         if self._chance(self._mischief.disk):
             return m.AttemptResult(
-                end_status="interrupted", blame="controller", code="DISK", reason="the archive cannot be written"
+                end_status="interrupted", blame="controller", code=CANNOT_WRITE, reason="the archive cannot be written"
             )
         before = {name: found.before for name, found in ended.items() if found.before}
         after = {name: found.after or found.boot for name, found in ended.items()}

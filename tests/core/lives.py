@@ -154,11 +154,11 @@ class Bench:
         assert status in KEPT
         return self.happen(m.Succeeded(result=m.AttemptResult(end_status=status, archive="a.tar.gz")), 10)
 
-    def fail(self, status: str = "timeout", *, blame: Any = None, hopeless: bool = False) -> Step:
+    def fail(self, status: str = "timeout", *, blame: Any = None, hopeless: bool = False, code: str = "") -> Step:
         blame = BLAME[status] if blame is None else blame
         reason = f"because of {status}"
         result = m.AttemptResult(
-            end_status=status, blame=blame, machine="p2", reason=reason, would_fail_every_test=hopeless
+            end_status=status, blame=blame, machine="p2", code=code, reason=reason, would_fail_every_test=hopeless
         )
         return self.happen(m.Failed(result=result), 10)
 

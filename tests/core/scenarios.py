@@ -11,7 +11,7 @@ from typing import Any
 
 from autoperfd.core import messages as m
 from autoperfd.core.lifecycle import Tuning
-from autoperfd.core.policy import BLAMELESS_BUDGET, todo
+from autoperfd.core.policy import BLAMELESS_BUDGET, CANNOT_WRITE, todo
 from tests.core.lives import BOOT_IDS, START, Bench, experiment
 
 Scenario = Callable[[], None]
@@ -313,6 +313,27 @@ def what_fails_every_test_halts() -> None:
         assert b.life.blameless == 0
         b.run()
         assert (b.life.test, b.life.number) == (b.name(0), 2)
+
+
+@scenario
+def a_controller_that_cannot_write_halts_at_once() -> None:
+    for earlier in (0, BLAMELESS_BUDGET - 1):  # whatever the budget of attempts that are nobody's fault
+        b = Bench(1, retries=0, halt_after_consecutive_failures=1)
+        b.schedule()
+        for _ in range(earlier):
+            b.validated()
+            b.fail("interrupted")
+        b.validated()
+        b.fail("interrupted", blame="machine" if not earlier else None, code=CANNOT_WRITE)
+        at(b, "halted", m.Sweep)
+        assert (b.life.cause, b.life.reason) == ("controller", "because of interrupted")
+        assert (b.life.charged, b.life.blameless, b.decided()) == (0, earlier + 1, {})
+        assert b.told() == ["halt"]
+        b.swept()
+        assert not b.life.holds_machines()
+        b.resume()
+        b.run()
+        assert (b.life.test, b.life.number) == (b.name(0), earlier + 2)
 
 
 @scenario

@@ -233,7 +233,9 @@ def test_an_older_rejected_file_is_kept(place: Place) -> None:
 # ---------------------------------------------------------------- strange things
 
 
-def test_what_is_no_file_is_left_alone_and_told_once(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_file_is_left_alone_and_told_once(
+    place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkfifo(place.folder / "fifo.toml")
     (place.folder / "folder.toml").mkdir()
     (place.folder / "zero.toml").symlink_to("/dev/zero")
@@ -241,10 +243,9 @@ def test_what_is_no_file_is_left_alone_and_told_once(place: Place, caplog: pytes
     (place.folder / "loop.toml").symlink_to("loop.toml")
     (place.folder / "file.toml").symlink_to(place.drop("real.txt"))
     listening = socket.socket(socket.AF_UNIX)
-    os.chdir(place.folder)  # the path of a socket is short
+    monkeypatch.chdir(place.folder)  # the path of a socket is short
     listening.bind("socket.toml")
     listening.close()
-    os.chdir("/")
     place.drop("a.toml")
     for _ in range(3):
         place.settle()

@@ -19,8 +19,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from autoperfd.daemon import archive
 from autoperfd.errors import AutoperfError
 from autoperfd.lab.container import ContainerLab, ContainerMachine
 from autoperfd.lab.machine_init import stat_fields
-from autoperfd.lab.machines import machines_toml
+from autoperfd.lab.machines import machines_toml, until
 from tests.e2e.support import Daemon, experiment_toml
 
 SPEEDS: Mapping[str, Mapping[str, Any]] = {
@@ -58,30 +59,25 @@ class InstalledDaemon(Daemon):
     def __init__(self, lab: ContainerLab) -> None:
         self.lab = lab
         self.controller = lab.controller
-        self.root = Path()
         self._host_pid = 0
-        self.look()
+        self._look()
 
-    def look(self) -> None:
+    def _look(self) -> None:
         """Find the controller's files; again after it was rebooted."""
-        self.root = root_of(self.controller)
-        self.state, self.runtime = self.root / "var/lib/autoperf", self.root / "run/autoperf"
+        root = root_of(self.controller)
+        self.state, self.runtime = root / "var/lib/autoperf", root / "run/autoperf"
 
     # ------------------------------------------------------------ what an administrator does
 
-    def configure(self, **tables: Mapping[str, Any]) -> None:
-        """Write autoperfd.toml: the lab's speeds and whatever a test changes, a keyword each table."""
+    def start(self, **tables: Mapping[str, Any]) -> None:
+        """Hand over the SSH key and the settings (a keyword each table, over the lab's speeds) and start it."""
+        key = self.lab.machines[0].key_path.read_bytes()
+        self.lab.copy_to("controller", f"/etc/autoperf/keys/{Path(KEY).name}", key, 0o600)
         lines = []
         for name in sorted({*SPEEDS, *tables}):
             values = {**SPEEDS.get(name, {}), **tables.get(name, {})}
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
         self.lab.copy_to("controller", "/etc/autoperf/autoperfd.toml", "\n".join([*lines, ""]))
-
-    def start(self, **tables: Mapping[str, Any]) -> None:
-        """Hand over the SSH key, write the settings, `systemctl start`, and wait until it answers."""
-        key = self.lab.machines[0].key_path.read_bytes()
-        self.lab.copy_to("controller", f"/etc/autoperf/keys/{Path(KEY).name}", key, 0o600)
-        self.configure(**tables)
         self.systemctl("start")
 
     def systemctl(self, verb: str) -> None:
@@ -106,7 +102,7 @@ class InstalledDaemon(Daemon):
     def reboot(self) -> None:
         """Reboot the controller, for real."""
         self.lab.reboot("controller")
-        self.look()
+        self._look()
         self.until(self.answers, "the daemon answers after the reboot of its controller")
 
     # ------------------------------------------------------------ what a user does
@@ -185,10 +181,6 @@ class Archive:
         """One of its JSON members."""
         return json.loads(archive.read_text(self.path, member) or b"null")
 
-    def names(self) -> list[str]:
-        """Its members."""
-        return [name for name, _ in archive.members(self.path)]
-
 
 class Memory:
     """What a copy of the daemon's database says."""
@@ -204,7 +196,6 @@ class Memory:
                 self.lives = {row["name"]: {**json.loads(row["life"]), "folder": row["folder"]} for row in rows}
                 found = db.execute("SELECT value FROM meta WHERE key = 'installation'").fetchone()
                 self.installation = str(found[0]) if found else ""
-                self.history = [dict(row) for row in db.execute("SELECT * FROM history ORDER BY id")]
 
 
 # ---------------------------------------------------------------- experiments
@@ -277,7 +268,7 @@ class Marksman:
 
     def __init__(self, daemon: InstalledDaemon, machines: Mapping[str, Sequence[ContainerMachine]], seed: int) -> None:
         self.daemon, self.machines = daemon, machines
-        self.hits: list[dict[str, Place]] = []
+        self.hits: list[Mapping[str, Place]] = []
         self.starts_hit = 0
         self.adopted: list[Place] = []  # places of attempts that ran on across an interruption
         self._latest: Mapping[str, Place] = {}
@@ -293,31 +284,29 @@ class Marksman:
         hits = self.count()
         return [name for name, count in places.items() if hits[name] < count]
 
-    def shoot(self, *wanted: str, within_secs: float = 0, secs: float = 60) -> None:
+    def shoot(self, *wanted: str, within_secs: float = 0) -> None:
         """Kill the daemon when some experiment stands at a wanted place, after a random part of `within_secs`."""
         self._pause.wait(self._random.uniform(0.0, within_secs))
+        self._aim(wanted, kill=True)
+        self.hits.append(self._latest)
+
+    def await_place(self, *wanted: str) -> None:
+        """Until some experiment stands at a wanted place; nothing is killed."""
+        self._aim(wanted, kill=False)
+
+    def _aim(self, wanted: Collection[str], *, kill: bool, secs: float = 60) -> None:
         deadline = time.monotonic() + secs
         while True:
             with self._frozen() as pid:
                 places = self.places() if pid else {}
-                if {place.name for place in places.values()} & set(wanted):
+                found = {place.name for place in places.values()} & set(wanted)
+                if found and kill:
                     os.kill(pid, signal.SIGKILL)
-                    self.hits.append(places)
-                    self._latest = places
-                    return
+            if found:
+                self._latest = places
+                return
             assert time.monotonic() < deadline, f"nothing came to {wanted}: {places}\n{self.daemon.text()}"
             self._wait_a_moment(places.values())
-
-    def await_place(self, wanted: str, secs: float = 60) -> None:
-        """Until some experiment stands at a place; nothing is killed."""
-        deadline = time.monotonic() + secs
-        while True:
-            with self._frozen() as pid:
-                self._latest = self.places() if pid else {}
-            if wanted in {place.name for place in self._latest.values()}:
-                return
-            assert time.monotonic() < deadline, f"nothing came to {wanted}: {self._latest}\n{self.daemon.text()}"
-            self._wait_a_moment(self._latest.values())
 
     def check_adoption(self) -> None:
         """An attempt that ran when the daemon was interrupted, and runs still, does so in the same processes."""
@@ -363,7 +352,7 @@ class Marksman:
             yield 0
             return
         try:
-            _await(lambda: stopped(pid), "the daemon stands still")
+            until(partial(stopped, pid), "the daemon does not stand still", 5)
             yield pid
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -472,9 +461,3 @@ def _is_daemon(pid: int, leader: int) -> bool:
         return Path(f"/proc/{pid}/comm").read_text().strip() == "autoperfd"
     except OSError:
         return False
-
-
-def _await(condition: Callable[[], object], what: str, secs: float = 5) -> None:
-    deadline = time.monotonic() + secs
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {secs} s: {what}"

@@ -81,8 +81,9 @@ def test_an_experiment_becomes_proven_results(daemon: InstalledDaemon, container
         assert len({booted[machine.name] for booted in boots}) == 3, boots  # each experiment rebooted every machine
     assert boots[-1] == {machine.name: machine.boot_id() for machine in machines}
 
-    said = container_lab.controller.run("systemctl status autoperfd --no-pager").stdout
-    assert re.search(r"Active: active \(running\)", said) and 'Status: "all experiments are finished"' in said, said
+    daemon.until(lambda: daemon.property("StatusText") == "all experiments are finished", "systemd has the sentence", 3)
+    shown = container_lab.controller.run("systemctl status autoperfd --no-pager").stdout
+    assert "Active: active (running)" in shown and 'Status: "all experiments are finished"' in shown, shown
     exposure = container_lab.controller.run("systemd-analyze security autoperfd --no-pager").stdout
     found = re.search(r"Overall exposure level.*: ([\d.]+)", exposure)
     assert found and float(found[1]) <= MOST_EXPOSURE, exposure
