@@ -50,6 +50,7 @@ ROWS: tuple[Row, ...] = (
     Row("impossible", ("validating", "rebooting"), "halted", (), ("lose_open", "blame_machine")),
     Row("impossible", ("running",), "halted", (), ("lose_open", "blame_machine")),
     Row("started", ("running",), "=", (), ("confirm",), asks=False),
+    Row("half_started", ("running",), "halted", ("blameless_spent",), ("interrupt_by_controller", "blame_machine")),
     Row("half_started", ("running",), "validating", (), ("interrupt_by_controller",)),
     Row("succeeded", ("running",), "idle", ("last_test",), ("record_success", "finish")),
     Row("succeeded", ("running",), "validating", (), ("record_success",)),
@@ -310,8 +311,10 @@ class Life:
 
     def hopeless(self, data: Any) -> bool:
         result = _event(data, m.Failed).result
-        spent = result.blame != "test" and self.blameless + 1 >= BLAMELESS_BUDGET
-        return result.would_fail_every_test or spent
+        return result.would_fail_every_test or (result.blame != "test" and self.blameless_spent(data))
+
+    def blameless_spent(self, _: Any) -> bool:
+        return self.blameless + 1 >= BLAMELESS_BUDGET
 
     def not_the_test(self, data: Any) -> bool:
         return _event(data, m.Failed).result.blame in ("machine", "network")
@@ -426,6 +429,7 @@ class Life:
         event = _event(data, m.HalfStarted)
         why = event.reason or "the daemon was interrupted while it started the attempt"
         self._close_open("interrupted", "controller", why, event.wall)
+        self.blameless += 1
 
     def interrupt_by_operator(self, data: Any) -> None:
         event = _event(data, m.Event)

@@ -279,6 +279,18 @@ def _ignores_reboots(world: World, rng: random.Random) -> None:
     )
 
 
+def _never_goes(world: World, rng: random.Random) -> None:
+    machine = _some(world, rng)
+    _for_a_while(
+        world,
+        rng,
+        machine,
+        "starts nothing",
+        lambda: setattr(machine, "never_goes", True),
+        lambda: setattr(machine, "never_goes", False),
+    )
+
+
 def _is_hit_at_a_step(world: World, rng: random.Random) -> None:
     """Something happens just when a certain verb arrives: the steps of an attempt last milliseconds."""
     machine, verb = _some(world, rng), rng.choice(VERBS)
@@ -365,6 +377,7 @@ FAULTS: tuple[Fault, ...] = (
     _is_taken,
     _clings,
     _ignores_reboots,
+    _never_goes,
     _is_hit_at_a_step,
     _is_hit_at_a_step,
     _is_hit_at_a_step,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from autoperfd.core import messages as m
-from autoperfd.core.policy import KEPT
+from autoperfd.core.policy import BLAMELESS_BUDGET, KEPT
 from autoperfd.daemon.store import AttemptRow, Happened, OutboxRow, SaveHistory, Write
 
 # Verdicts that no budget was used up for.
@@ -354,6 +354,27 @@ def the_test_pays_for_itself(evidence: Evidence) -> Iterator[str]:
             yield f"{change.test} was queued with {change.charged} charged, {charged[number, change.test]} were"
 
 
+def others_pay_within_bounds(evidence: Evidence) -> Iterator[str]:
+    """A test is not tried for ever at the cost of machines, network or controller: that halts."""
+    paid: Counter[tuple[int, str]] = Counter()
+    for entry in evidence.record:
+        if not isinstance(entry, Committed):
+            continue
+        write = entry.write
+        if isinstance(write, SaveHistory) and write.event in ("resume", "answered", "room", "redropped", "cancel"):
+            for key in [key for key in paid if key[0] == write.experiment]:
+                del paid[key]
+        if not isinstance(write, Happened):
+            continue
+        change = write.change
+        if isinstance(change, m.TestDecided):
+            paid.pop((write.experiment, change.test), None)
+        elif isinstance(change, m.AttemptClosed) and change.result.blame in ("machine", "network", "controller"):
+            paid[write.experiment, change.test] += 1
+            if paid[write.experiment, change.test] > BLAMELESS_BUDGET:
+                yield f"{change.test} was tried {paid[write.experiment, change.test]} times at the cost of others"
+
+
 def a_verdict_is_final(evidence: Evidence) -> Iterator[str]:
     """A test that has its verdict gets no other, nor another attempt, unless it was queued again."""
     decided: set[tuple[int, str]] = set()
@@ -455,6 +476,7 @@ INVARIANTS: tuple[tuple[str, Check], ...] = (
     ("I7", one_message_an_incident),
     ("I7", incidents_are_numbered),
     ("budgets", the_test_pays_for_itself),
+    ("budgets", others_pay_within_bounds),
     ("budgets", enough_failures_halt),
     ("order", tests_keep_their_order),
     ("I9", it_ends),

@@ -68,6 +68,7 @@ class VirtualMachine:
         self.taken = False  # another installation's attempt runs there
         self.stubborn = False  # ended processes do not end before a reboot
         self.ignores_reboot = False
+        self.never_goes = False  # its launcher ends before it is told to start
         self.forgetful = False  # its files do not outlive a boot
         self.boot_secs = (3.0, 20.0)
         self.traps: dict[str, Callable[[], None]] = {}  # verb -> what happens when it arrives the next time
@@ -129,7 +130,7 @@ class VirtualMachine:
         self.traps.clear()
         self.slow = self.deaf = 0.0
         self.impossible = ""
-        self.taken = self.stranger = self.ignores_reboot = False
+        self.taken = self.stranger = self.ignores_reboot = self.never_goes = False
         if self.stubborn:
             self.stubborn = False
             self.cycle(5.0)
@@ -183,6 +184,8 @@ class VirtualMachine:
 
     def _go(self, uid: str) -> bool:
         """Whether it runs or has run."""
+        if self.never_goes:
+            self._stop(uid, "unknown")
         state = self._state(uid).state
         if state == "parked":
             self._begin(self.folders[uid])

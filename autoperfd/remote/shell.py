@@ -6,6 +6,7 @@ thread at a time asks; any thread may `close`, which frees the one that waits.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -100,7 +101,8 @@ class Shell:
 
     def close(self) -> None:
         """Ends the conversation; a blocked question raises ShellBroken("lost")."""
-        self._channel.close()
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # it says goodbye, perhaps to nobody
+            self._channel.close()
 
     def _send(self, data: bytes, deadline: float) -> None:
         try:

@@ -898,6 +898,22 @@ def a_restart_finds_a_test_half_started() -> None:
 
 
 @scenario
+def a_test_that_only_ever_half_starts_halts() -> None:
+    b = Bench(1, retries=0)
+    for _ in range(BLAMELESS_BUDGET - 1):
+        b.run().half_started()
+        at(b, "validating", m.Validate)
+    b.run().half_started("p2 never starts")
+    at(b, "halted", None)
+    assert (b.life.cause, b.life.reason, b.life.probing) == ("machine", "p2 never starts", False)
+    assert b.rows() == [(0, n, "interrupted", "controller") for n in range(1, BLAMELESS_BUDGET + 1)]
+    assert b.told() == ["halt"] and b.decided() == {}
+    b.resume()
+    b.run()
+    assert (b.life.test, b.life.number) == (b.name(0), BLAMELESS_BUDGET + 1)
+
+
+@scenario
 def a_test_that_crashes_the_daemon_is_given_up() -> None:
     b = Bench(3)
     b.run()

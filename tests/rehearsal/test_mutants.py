@@ -169,6 +169,11 @@ def the_test_pays_for_machines(patch: Patch) -> None:
 
 
 @mutant
+def others_pay_without_end(patch: Patch) -> None:
+    never(patch, "blameless_spent")
+
+
+@mutant
 def one_retry_too_few(patch: Patch) -> None:
     patch.setattr(Life, "given_up", lambda self, data: self.charged + 2 > self.experiment.policy.retries)
 

@@ -38,7 +38,14 @@ def test_every_kind_of_fault_struck() -> None:
             "reboots again",
         ),
         *("is slow", "loses answers", "needs a person", "is used by somebody", "cannot end processes"),
-        *("ignores reboots", "is hit at go", "is hit at prepare", "loses its files", "the daemon is killed"),
+        *(
+            "ignores reboots",
+            "starts nothing",
+            "is hit at go",
+            "is hit at prepare",
+            "loses its files",
+            "the daemon is killed",
+        ),
         *("the daemon is stopped", "the clock steps", "the disk is full", "is lost"),
     ]
     assert [mark for mark in marks if mark not in told] == []

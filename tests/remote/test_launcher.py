@@ -103,11 +103,12 @@ def prepared(shell: Shell, uid: str, *participants: list[str], deadline: int = 1
     return shell.ask("prepare", [*tokens, len(participants), len(values)], values, 5).strip()
 
 
-def test_a_whole_attempt(shell: Shell, home: Path) -> None:
+@pytest.mark.parametrize("values", [VALUES, [value for value in VALUES if "\n" not in value]], ids=["nul", "lines"])
+def test_a_whole_attempt(shell: Shell, home: Path, values: list[str]) -> None:
     uid = uuid.uuid4().hex
     place = [INSTALLATION, uid]
     text = 'printf "%s|" "$NAME" "$@"; echo err >&2; exit 3'
-    argv = ["/bin/sh", "-c", text, "script", *VALUES]
+    argv = ["/bin/sh", "-c", text, "script", *values]
     assert prepared(shell, uid, argv, ["/bin/sh", "-c", "kill -9 $$"], ["/bin/sleep", "60"], deadline=1) == "parked"
     assert answers.found(shell.ask("state", place, (), 5)).state == "parked"
     assert shell.ask("go", place, (), 5).startswith("running ")
@@ -126,7 +127,7 @@ def test_a_whole_attempt(shell: Shell, home: Path) -> None:
     offered = answers.manifest(shell.answer(time.monotonic() + 5), set(names), 1000)
     sent = {file.name: b"".join(shell.stream(file.size, time.monotonic() + 5)) for file in offered}
     hashes = answers.hashes(shell.answer(time.monotonic() + 5))
-    expected = "".join(f"{value}|" for value in ["$(value) 'x'", *VALUES])
+    expected = "".join(f"{value}|" for value in ["$(value) 'x'", *values])
     assert sent["out0"] == expected.encode("utf-8", "surrogateescape")
     assert sent["err0"] == b"err\n" and sent["out1"] == b"" and "absent" not in sent
     assert sent["launcher.log"] == b""
