@@ -200,6 +200,7 @@ class Attempt:
                 self._wait_one,
                 workers=len(self._machines),  # each is blocked for the whole test
                 meanwhile=self._end_by_grace if self._publishers else None,
+                to_first_error=True,  # a machine that is away is told at once, not when the others have ended
             )
         )
 

@@ -52,10 +52,12 @@ class Call:
         *,
         workers: int = WORKERS,
         meanwhile: Callable[[], None] | None = None,
+        to_first_error: bool = False,
     ) -> dict[str, Answer | MachineError]:
         """Name of the machine -> what `work` returned, or the MachineError it raised.
 
-        `meanwhile` is called ten times a second in the caller's thread. Any other exception of a worker is
+        `to_first_error`: do not wait for the others once one machine has failed; they are freed, and missing in
+        the answer. `meanwhile` is called ten times a second in the caller's thread. Any other exception of a worker is
         raised here. Raises Cancelled.
         """
         queue = list(reversed(machines))
@@ -90,6 +92,9 @@ class Call:
                 if self._cancelled and self._cancelled.is_set():
                     self.stop()
                     self.check()
+                if to_first_error and any(isinstance(answer, MachineError) for answer in answers.values()):
+                    self.stop()
+                    return dict(answers)
                 if meanwhile:
                     changed.release()
                     try:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 import time
 from typing import Any
 
-KEEPALIVE_SECS = 5
+KEEPALIVE_SECS = 5  # a silent link is asked after that long …
+KEEPALIVE_AGAIN_SECS = 2  # … and so often until it answers
+SILENCE_SHARE = 0.8  # of link_loss_secs; the rest is for reaching the machine once more before it counts as away
 READ_AHEAD = 262_144  # SSH asks for a packet in two or three pieces; one system call brings several
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -94,7 +97,8 @@ def _tune(sock: socket.socket, link_loss_secs: float) -> None:
     sock.setsockopt(tcp, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(tcp, socket.TCP_KEEPIDLE, KEEPALIVE_SECS)
-    sock.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_SECS)
-    sock.setsockopt(tcp, socket.TCP_KEEPCNT, max(1, round(link_loss_secs / KEEPALIVE_SECS)))
+    sock.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_AGAIN_SECS)
+    silence = max(1.0, link_loss_secs * SILENCE_SHARE)
+    sock.setsockopt(tcp, socket.TCP_KEEPCNT, max(1, math.ceil(silence / KEEPALIVE_AGAIN_SECS)))
     # Without this, unacknowledged data suspends keepalive and a vanished peer goes unnoticed for minutes.
-    sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, int(link_loss_secs * 1000))
+    sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, int(silence * 1000))

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -521,3 +522,23 @@ def spelt(settings: Mapping[str, int | bool]) -> str:
 def read_spelt(text: str) -> dict[str, int | bool]:
     """What the column qos_settings says."""
     return {key: json.loads(value) for key, _, value in (part.partition("=") for part in text.split(";"))}
+
+
+def test_a_silent_link_is_noticed_and_the_test_goes_on(daemon: InstalledDaemon, container_lab: ContainerLab) -> None:
+    """Nothing passes between controller and one machine, in neither direction and without a word; then it does."""
+    machines = container_lab.machines[:2]
+    daemon.start(machines={"link_loss_secs": 15, "patience_secs": 60})
+    settings = SHORT.replace("[3]", "[30]").replace("[true, false]", "[true]")
+    daemon.run(experiment("silent", settings, machines, "pub sub", reboot="never"))
+    marksman = Marksman(daemon, {"silent": machines}, seed=41)
+    marksman.await_place("waiting")
+    began = time.monotonic()
+    container_lab.drop("controller", "p2")
+    daemon.await_state("silent", "backing-off", 25)
+    assert time.monotonic() - began <= 20
+    assert daemon.experiment("silent")["current"]["attempt"] == 1  # it stays open
+    container_lab.heal()
+    daemon.await_outcome("silent", secs=60)
+    (row,) = daemon.ess("silent")
+    assert (row["end_status"], row["attempt_number"]) == ("success", "1"), daemon.text()
+    assert daemon.archive("silent", row).json("evidence.json")["found"] in ("adopted", "finished")
