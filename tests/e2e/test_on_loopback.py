@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,3 +170,22 @@ latency_count = { min = 1, max = 100 }
     daemon.await_state("wide", "halted")
     assert daemon.ask("cancel", experiment="wide")["ok"]
     assert daemon.experiment("wide")["outcome"] == "cancelled"
+
+
+def test_a_second_daemon_is_refused_by_name(daemon: LiveDaemon) -> None:
+    assert daemon.process is not None
+    argv = [sys.executable, "-m", "autoperfd.daemon.main", "--config", str(daemon.config)]
+    second = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 3, second.stderr
+    assert f"pid {daemon.process.pid} on" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert daemon.ask("status")["ok"]
+
+
+def test_an_experiment_starts_at_its_resuming_test(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
+    name = "3SEC_100B_1PUB_1SUB_BE_10LC"
+    text = experiment_toml("late", SETTINGS, machines(loopback_lab), reboot="never", resuming_test_name=name)
+    daemon.drop("a.toml", text)
+    daemon.await_outcome("late")
+    assert [(row["test_name"], row["end_status"]) for row in daemon.ess("late")] == [(name, "success")]
+    assert daemon.experiment("late")["tests_total"] == 1
