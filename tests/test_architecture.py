@@ -200,8 +200,8 @@ OLD_WORDS = {
     "slave": "machine (but for the key slave_machines, which users have)",
     "workload": "tool",
 }
-# Nothing may name the place this was made in.
-PLACES = [r"/work/", r"/shared\b", "pypi-more", "file:///opt"]
+# Nothing may name the folder it happens to lie in, nor what lies beside it.
+PLACES = [r"/shared\b", *([re.escape(str(ROOT))] if len(ROOT.parts) > 2 else [])]
 
 
 def ours() -> list[Path]:
