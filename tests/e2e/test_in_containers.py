@@ -38,6 +38,17 @@ use_reliable = [true, false]
 latency_count = [10]
 """
 
+# At full rate five computers on two cores now and then keep ddsperf's writer blocked for 10 s: a real failure of the
+# test, rightly told and tried again, but no matter of this daemon.
+PING_PONG = """duration_secs = [3]
+datalen_bytes = [100]
+pub_count = [1]
+sub_count = [3]
+use_reliable = [true, false]
+use_multicast = [true]
+latency_test = [true]
+"""
+
 
 @pytest.fixture
 def daemon(container_lab: ContainerLab) -> Iterator[InstalledDaemon]:
@@ -52,7 +63,7 @@ def test_an_experiment_becomes_proven_results(daemon: InstalledDaemon, container
     stand_in = experiment("PCG #1", settings, machines, "pub pub sub sub")
     real = experiment(
         "real DDS",
-        SHORT.replace("sub_count = [1]", "sub_count = [3]") + "use_multicast = [true]",
+        PING_PONG,
         machines,
         "pub sub sub sub",
         tool="ddsperf",
@@ -67,7 +78,7 @@ def test_an_experiment_becomes_proven_results(daemon: InstalledDaemon, container
     boots: list[dict[str, str]] = [before]
     for folder, names in {
         "PCG_1": ["3SEC_100B_2PUB_2SUB_REL_10LC", "3SEC_100B_2PUB_2SUB_BE_10LC"],
-        "real_DDS": ["3SEC_100B_1PUB_3SUB_REL_MC_10LC", "3SEC_100B_1PUB_3SUB_BE_MC_10LC"],
+        "real_DDS": ["3SEC_100B_1PUB_3SUB_REL_MC_LATENCY", "3SEC_100B_1PUB_3SUB_BE_MC_LATENCY"],
     }.items():
         rows = daemon.ess(folder)
         assert [(row["test_name"], row["end_status"], row["attempt_number"]) for row in rows] == [
