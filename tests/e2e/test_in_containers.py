@@ -69,6 +69,7 @@ def test_an_experiment_becomes_proven_results(daemon: InstalledDaemon, container
         tool="ddsperf",
         exec_path="/usr/bin/ddsperf",
         environment={},
+        buffer_secs=40,
     )
     daemon.start()
     daemon.run(stand_in, real)
