@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from autoperfd.daemon import archive
 from autoperfd.errors import AutoperfError
 from autoperfd.lab.container import ContainerLab, ContainerMachine
 from autoperfd.lab.machine_init import stat_fields
-from autoperfd.lab.machines import machines_toml, until
+from autoperfd.lab.machines import machines_toml
 from tests.e2e.support import Daemon, experiment_toml
 
 SPEEDS: Mapping[str, Mapping[str, Any]] = {
@@ -272,6 +271,7 @@ class Marksman:
         self.starts_hit = 0
         self.adopted: list[Place] = []  # places of attempts that ran on across an interruption
         self._latest: Mapping[str, Place] = {}
+        self._roots: dict[str, Path] = {}
         self._random = random.Random(seed)
         self._pause = threading.Event()
 
@@ -352,11 +352,20 @@ class Marksman:
             yield 0
             return
         try:
-            until(partial(stopped, pid), "the daemon does not stand still", 5)
+            deadline = time.monotonic() + 5
+            while not stopped(pid):  # a millisecond: no pause
+                assert time.monotonic() < deadline, "the daemon does not stand still"
             yield pid
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+    def _root(self, machine: ContainerMachine) -> Path:
+        """`root_of`, looked up once a boot: what is on a machine changes while the daemon stands still."""
+        root = self._roots.get(machine.name, Path())
+        if not (root / "home/pi").exists():
+            root = self._roots[machine.name] = root_of(machine)
+        return root
 
     def places(self) -> dict[str, Place]:
         """Where each experiment stands; the daemon must be frozen or dead."""
@@ -375,7 +384,7 @@ class Marksman:
         if uid:
             for machine in machines:
                 with contextlib.suppress(AutoperfError):  # a machine that is off
-                    folders.append(root_of(machine) / "home/pi/.autoperf" / installation / uid)
+                    folders.append(self._root(machine) / "home/pi/.autoperf" / installation / uid)
             kept = Path("results", life["folder"], "data", life["test"], f"attempt-{life['number']}.tar.gz")
             with contextlib.suppress(FileNotFoundError):
                 inode = (self.daemon.state / kept).stat().st_ino
