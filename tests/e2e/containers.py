@@ -362,7 +362,7 @@ class Marksman:
 
     def _root(self, machine: ContainerMachine) -> Path:
         """`root_of`, looked up once a boot: what is on a machine changes while the daemon stands still."""
-        root = self._roots.get(machine.name, Path())
+        root = self._roots.get(machine.name, Path("/nowhere"))
         if not (root / "home/pi").exists():
             root = self._roots[machine.name] = root_of(machine)
         return root
