@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.faults import fired as fired  # a fixture and a hook, which pytest finds in this file
+from tests.faults import pytest_pyfunc_call as pytest_pyfunc_call
+
 if TYPE_CHECKING:
     from autoperfd.lab.container import ContainerLab
     from autoperfd.lab.loopback import LoopbackLab

@@ -66,7 +66,11 @@ class Impossible(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreachable(Event):
-    """A machine does not answer."""
+    """A machine is not fit for work now; it may be again by itself, or after a restart.
+
+    `ill`: code of every machine that was not fit, `machine` (the gravest) among them. `evidence`: JSON, how each
+    machine stood.
+    """
 
     row: ClassVar[str] = "unreachable"
     machine: str
@@ -74,6 +78,8 @@ class Unreachable(Event):
     code: str = ""
     pings: int = 0
     ssh_checks: int = 0
+    ill: Mapping[str, str] = field(default_factory=dict)
+    evidence: str = "{}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +138,24 @@ class Due(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cycled(Event):
+    """Every machine whose power was cycled fell silent and came back with another boot id."""
+
+    row: ClassVar[str] = "cycled"
+    boot_ids: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotCycled(Event):
+    """A rung of the ladder had no effect: `machine` was not restarted by it."""
+
+    row: ClassVar[str] = "not_cycled"
+    machine: str
+    reason: str
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Halt(Event):
     """Somebody wants the experiment to stop now."""
 
@@ -163,10 +187,11 @@ class Swept(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowDisk(Event):
-    """The controller's disk has no room for another attempt."""
+    """The controller's disk cannot take another attempt, or the result of the open one, which stays open then."""
 
     row: ClassVar[str] = "low_disk"
     reason: str = ""
+    code: str = "DISK_FULL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +287,22 @@ class Validate(Order):
 
 @dataclass(frozen=True, slots=True)
 class Reboot(Order):
-    """Reboot every machine whose boot id is still the stored one. Answers: Rebooted, Unreachable, Impossible."""
+    """Reboot every machine whose boot id is still the stored one. Answers: Rebooted, Unreachable, Impossible.
+
+    `rung`: "" for a reboot that the policy asks for. "soft" (asked of systemd) and "forced" (without it) are rungs of
+    the ladder for ill machines; whatever does not work there is NotCycled.
+    """
+
+    boot_ids: Mapping[str, str]
+    rung: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerCycle(Order):
+    """Cut the power of these machines and give it back. Answers: Cycled, NotCycled.
+
+    `boot_ids`: the latest known ones; a machine that is not in it counts as back when it was silent and answers.
+    """
 
     boot_ids: Mapping[str, str]
 
@@ -351,6 +391,7 @@ class Requeued:
     number: int  # attempts made
     charged: int  # attempts charged to the test's budget
     first: bool = True  # before the others that wait
+    refunded: bool = False  # an outage has given it back what it was charged, which happens once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from autoperfd.core.guards import Guards
 from autoperfd.core.tables import (
     Report,
     Row,
@@ -56,6 +57,7 @@ class DaemonSettings:
     backoff_first_secs: float = 5
     backoff_cap_secs: float = 300
     boot_budget_secs: float = 600
+    restart_after_secs: float = 300
     auto_resume: bool = True
     probe_secs: float = 300
     grace_secs: float = 45
@@ -74,6 +76,7 @@ class DaemonSettings:
     webhook_allow_http: bool = False
     rescan_secs: float = 60
     settle_secs: float = 1
+    guards: Guards = field(default_factory=Guards)
     power: Mapping[str, PowerSwitch] = field(default_factory=dict)
 
 
@@ -100,6 +103,7 @@ def _argv(found: Any) -> tuple[str, ...]:
 
 _CREDENTIAL = text("a credential's name", r"[A-Za-z0-9._-]+", most=64, empty=True)
 _URL = text("an http or https address", r"https?://[^/?#@\s]+([/?#]\S*)?", most=2048)
+_POLICY = one_of("invalid", "record")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 TABLES: Mapping[str, tuple[str, Sequence[Row]]] = {
@@ -120,6 +124,9 @@ TABLES: Mapping[str, tuple[str, Sequence[Row]]] = {
             _row("backoff_first_secs", number(0.01, DAY), 5.0, "first wait when a machine does not answer"),
             _row("backoff_cap_secs", number(0.01, DAY), 300.0, "longest wait between two tries"),
             _row("boot_budget_secs", number(1, DAY), 600.0, "a reboot may take this long"),
+            _row(
+                "restart_after_secs", number(0, 30 * DAY), 300.0, "a machine ill this long is restarted, rung by rung"
+            ),
             _row("auto_resume", boolean, True, "go on by itself when the machines that caused a halt answer again"),
             _row("probe_secs", number(0.1, DAY), 300.0, "time between two looks at machines while halted for them"),
             _row("grace_secs", number(0.1, DAY), 45.0, "participants may take this long to end after the others"),
@@ -140,6 +147,18 @@ TABLES: Mapping[str, tuple[str, Sequence[Row]]] = {
     "results": (
         "What is kept.",
         (_row("disk_reserve_mb", integer(0, 10**9), 1024, "no attempt starts with less free space than this"),),
+    ),
+    "guards": (
+        "What makes an attempt invalid: it is told, blamed on nobody's test, and tried again.",
+        (
+            _row("foreign", _POLICY, "invalid", 'benchmark processes of others on a machine; or "record"'),
+            _row("users", _POLICY, "invalid", 'people logged in from elsewhere on a machine; or "record"'),
+            _row("throttled", _POLICY, "invalid", 'a machine says it was throttled or under-voltage; or "record"'),
+            _row("clock_step_secs", number(0, DAY), 1.0, "a machine's clock steps by more than this; 0: never mind"),
+            _row("max_celsius", number(0, 1000), 0.0, "a machine gets hotter than this; 0: never mind"),
+            _row("max_link_errors", integer(0, 10**9), 100, "new errors on a machine's network links; 0: never mind"),
+            _row("min_free_mb", integer(0, 10**9), 64, "no attempt starts on a machine with less free space"),
+        ),
     ),
     "webhook": (
         "Who is told.",
@@ -191,6 +210,7 @@ def read_settings(data: bytes, file: str) -> DaemonSettings:
     for name, (_, rows) in TABLES.items():
         for key, value in walk(tables[name], rows, (name,), report).items():
             values[_FIELDS.get((name, key), key)] = value
+    values["guards"] = Guards(**{row.key: values.pop(row.key) for row in TABLES["guards"][1] if row.key in values})
     values["power"] = _power(tables["power"], ("power",), report)
     _cross(values, report)
     report.finish()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from autoperfd.core.guards import Guards
 from autoperfd.core.settings import TABLES, DaemonSettings, PowerSwitch, read_settings, render
 from autoperfd.errors import ConfigError
 
@@ -39,7 +40,9 @@ def test_the_lines_that_are_commented_out_are_the_defaults() -> None:
 
 
 def test_every_row_has_its_field() -> None:
-    assert sum(len(rows) for _, rows in TABLES.values()) + 1 == len(fields(DaemonSettings))
+    rows = sum(len(rows) for name, (_, rows) in TABLES.items() if name != "guards")
+    assert rows + 2 == len(fields(DaemonSettings))  # the guards and the power switches are one field each
+    assert [row.key for row in TABLES["guards"][1]] == [field.name for field in fields(Guards)]
 
 
 def test_values_are_taken() -> None:
