@@ -70,6 +70,10 @@ bench: $(VENV)/.made-bench
 	@.ci/need --go-on $(LOOPBACK) parallel:parallel ansible:ansible-core
 	@$(BIN)/python -m autoperfd.lab.bench
 
+# FAULTS.md, from the fault model and the tests marked with its rows; names the rows that no test shows.
+faults: venv
+	@$(BIN)/python .ci/fault_table
+
 # The state diagram of README.md, written from the table the daemon runs on.
 diagram: venv
 	@$(BIN)/python .ci/diagram README.md
@@ -134,4 +138,4 @@ uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
 
-.PHONY: help venv lint check test soak-sim demo bench diagram clean install-venv install settle uninstall
+.PHONY: help venv lint check test soak-sim demo bench diagram faults clean install-venv install settle uninstall
