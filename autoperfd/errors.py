@@ -20,8 +20,17 @@ AutoperfError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+DISK_CODES = {
+    errno.ENOSPC: "DISK_FULL",
+    errno.EDQUOT: "DISK_FULL",
+    errno.EIO: "DISK_IO",
+    errno.EROFS: "DISK_READONLY",
+}
+"""What the system said, and the code people are told."""
 
 
 class AutoperfError(Exception):
@@ -83,7 +92,18 @@ class Refused(AutoperfError):
 
 
 class DiskError(AutoperfError):
-    """Results or exports cannot be written."""
+    """Results or exports cannot be written. `code`: one of DISK_CODES, RESULTS_MISSING or CANNOT_WRITE."""
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "CANNOT_WRITE") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+    @classmethod
+    def of(cls, what: str, error: OSError) -> DiskError:
+        """The error for something that the system refused, with a code and a hint of its kind."""
+        code = DISK_CODES.get(error.errno or 0, "CANNOT_WRITE")
+        hints = {"DISK_FULL": "Make room on that disk", "DISK_READONLY": "Mount it read-write again"}
+        return cls(f"{what}: {error.strerror or error}", hint=hints.get(code, "Look at the disk"), code=code)
 
 
 class Cancelled(AutoperfError):

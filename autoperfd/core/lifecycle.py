@@ -17,8 +17,23 @@ from transitions import Machine as StateMachine
 
 from autoperfd.core import messages as m
 from autoperfd.core.config import Experiment
-from autoperfd.core.plan import Plan, Settings, Tool
-from autoperfd.core.policy import BLAMELESS_BUDGET, CANNOT_WRITE, KEPT, backoff_secs, todo
+from autoperfd.core.plan import Machine, Plan, Settings, Tool
+from autoperfd.core.policy import (
+    BLAMELESS_BUDGET,
+    COMEBACKS,
+    FLAPS,
+    KEPT,
+    MARGIN_SECS,
+    RUNGS,
+    SETBACKS,
+    SILENT,
+    SUSPICIOUS,
+    UNWRITABLE,
+    backoff_secs,
+    is_outage,
+    rungs_for,
+    todo,
+)
 from autoperfd.core.sweep import Sweep
 
 E = TypeVar("E", bound=m.Event)
@@ -44,6 +59,7 @@ ROWS: tuple[Row, ...] = (
     Row("scheduled", ("idle",), "validating", ("waiting", "tests_remain", "free"), ("look_afresh",)),
     Row("validated", ("validating",), "running", ("attempt_open",), ("note_answer",)),
     Row("validated", ("validating",), "idle", ("nothing_left",), ("finish",)),
+    Row("validated", ("validating",), "halted", ("restarts_by_itself",), ("blame_restarts",)),
     Row("validated", ("validating",), "rebooting", ("reboot_due",), ("store_boot_ids",)),
     Row("validated", ("validating",), "running", (), ("note_answer", "open_attempt")),
     Row("rebooted", ("rebooting",), "validating", (), ("reboot_done",)),
@@ -56,7 +72,7 @@ ROWS: tuple[Row, ...] = (
     Row("succeeded", ("running",), "validating", (), ("record_success",)),
     Row("failed", ("running",), "halted", ("cannot_write",), ("record_blameless", "blame_controller")),
     Row("failed", ("running",), "halted", ("hopeless",), ("record_blameless", "blame_machine")),
-    Row("failed", ("running",), "backing-off", ("not_the_test",), ("record_blameless", "note_away")),
+    Row("failed", ("running",), "backing-off", ("not_the_test",), ("record_blameless", "note_away", "refund")),
     Row("failed", ("running",), "validating", ("not_charged",), ("record_blameless",)),
     Row("failed", ("running",), "halted", ("given_up", "nth_in_a_row"), ("record_failure", "blame_failures")),
     Row("failed", ("running",), "idle", ("given_up", "last_test"), ("record_failure", "finish")),
@@ -69,17 +85,27 @@ ROWS: tuple[Row, ...] = (
         ("lose_open", "blame_away"),
     ),
     Row("unreachable", ("running",), "halted", ("patience_used_up",), ("lose_open", "blame_away")),
-    Row("unreachable", ("validating", "rebooting", "running"), "backing-off", (), ("note_away",)),
+    Row(
+        "unreachable", ("validating", "rebooting", "running"), "halted", ("flapping",), ("lose_open", "blame_flapping")
+    ),
+    Row("unreachable", ("validating", "rebooting", "running"), "backing-off", (), ("note_away", "refund")),
+    Row("due", ("backing-off",), "rebooting", ("rung_reboots",), ("climb",)),
+    Row("due", ("backing-off",), "=", ("rung_cycles",), ("climb",)),
     Row("due", ("backing-off",), "validating", (), ()),
+    Row("cycled", ("backing-off",), "validating", (), ("note_restarted",)),
+    Row("not_cycled", ("rebooting",), "backing-off", (), ("note_no_effect",)),
+    Row("not_cycled", ("backing-off",), "=", (), ("note_no_effect",)),
     Row("halt", BUSY, "halted", (), ("interrupt_by_operator", "blame_operator")),
-    Row("halt", ("idle",), "halted", ("waiting",), ("blame_operator",)),
-    Row("halt", ("halted",), "=", ("not_by_operator",), ("take_over", "reschedule")),
+    Row("halt", ("idle",), "halted", ("waiting",), ("end_kept", "blame_operator")),
+    Row("halt", ("halted",), "=", ("not_by_operator",), ("end_kept", "take_over", "reschedule")),
     Row("resume", ("halted",), "idle", (), ("say_resumed", "forgive", "reschedule")),
-    Row("answered", ("halted",), "idle", ("machine_at_fault",), ("say_over", "forgive", "reschedule")),
+    Row("answered", ("halted",), "idle", ("machine_at_fault",), ("say_over", "forgive", "come_back", "reschedule")),
     Row("swept", ("idle", "halted"), "=", (), ("sweep_done",)),
-    Row("low_disk", ("validating",), "halted", (), ("blame_disk",)),
+    Row("low_disk", ("validating", "running"), "halted", (), ("blame_disk",)),
     Row("room", ("halted",), "idle", ("disk_at_fault",), ("say_over", "forgive", "reschedule")),
     Row("skip", HOLDING, "validating", ("is_current", "attempt_open"), ("skip_current",)),
+    Row("skip", ("halted",), "=", ("is_current", "attempt_open"), ("owe_sweep", "skip_current")),
+    Row("skip", ("idle",), "=", ("is_current", "attempt_open"), ("owe_sweep", "skip_current", "finish_waiting")),
     Row(
         "skip",
         ("validating", "rebooting", "backing-off", "halted"),
@@ -94,7 +120,7 @@ ROWS: tuple[Row, ...] = (
     Row("retry", ("idle",), "=", (), ("requeue", "reschedule"), asks=False),
     Row("retry", ("halted", *BUSY), "=", (), ("requeue",), asks=False),
     Row("cancel", BUSY, "idle", (), ("interrupt_by_operator", "call_off")),
-    Row("cancel", ("idle", "halted"), "idle", (), ("call_off", "reschedule")),
+    Row("cancel", ("idle", "halted"), "idle", (), ("end_kept", "call_off", "reschedule")),
     Row("redropped", ("idle",), "=", (), ("take_up_again", "reschedule"), asks=False),
     Row("redropped", ("halted", *BUSY), "=", (), (), asks=False),
     Row(
@@ -105,9 +131,10 @@ ROWS: tuple[Row, ...] = (
         ("drop_poison", "blame_crashes"),
     ),
     Row("restarted", ("running",), "validating", ("third_crash",), ("drop_poison",)),
-    Row("restarted", ("running",), "=", (), ("count_crash",)),
-    Row("restarted", ("validating", "rebooting", "backing-off", "halted"), "=", (), ()),
-    Row("restarted", ("idle",), "=", (), ("reschedule",)),
+    Row("restarted", ("running",), "=", (), ("count_crash", "look_at_clock")),
+    Row("restarted", ("backing-off",), "=", (), ("leave_rung", "look_at_clock")),
+    Row("restarted", ("validating", "rebooting", "halted"), "=", (), ("look_at_clock",)),
+    Row("restarted", ("idle",), "=", (), ("look_at_clock", "reschedule")),
 )
 
 WORK = {
@@ -115,7 +142,7 @@ WORK = {
     "validating": "validate",
     "rebooting": "reboot",
     "running": "run_attempt",
-    "backing-off": "wait",
+    "backing-off": "wait_or_cycle",
     "halted": "sweep_if_owed_or_probe",
 }
 """state -> the method of Life that makes the state's order (None: nothing to do)."""
@@ -128,6 +155,8 @@ class Tuning:
     patience_secs: float = 1800
     backoff_first_secs: float = 5
     backoff_cap_secs: float = 300
+    restart_after_secs: float = 300
+    grace_secs: float = 45
     probe_secs: float = 300
     auto_resume: bool = True
 
@@ -145,6 +174,8 @@ class Step:
     replaces_work: bool = False
     reschedule: bool = False
     row: Row | None = None
+    note: str = ""  # a sentence for the history, where the event has none of its own
+    asides: list[tuple[str, str, str]] = field(default_factory=list)  # (test, event, sentence) about other tests
 
 
 class Life:
@@ -169,6 +200,7 @@ class Life:
         "pings",
         "ssh_checks",
         "cause",
+        "code",
         "reason",
         "since",
         "incident",
@@ -185,6 +217,19 @@ class Life:
         "attempts",
         "domain",
         "probing",
+        "ill",
+        "rungs",
+        "rung",
+        "climbing",
+        "restarts",
+        "setbacks",
+        "comebacks",
+        "suspects",
+        "refunded",
+        "largest",
+        "kept_bytes",
+        "quiet",
+        "outage_told",
     )
 
     def __init__(
@@ -213,10 +258,11 @@ class Life:
         self.confirmed = False
         self.domain = 0
         self.reboot_owed = experiment.policy.reboot in ("experiment", "test")
-        self.boot_ids: dict[str, str] = {}
+        self.boot_ids: dict[str, str] = {}  # the latest known ones
         self.pings = 0
         self.ssh_checks = 0
         self.cause = ""  # of halted: operator, machine, failures, disk or controller
+        self.code = ""  # of the reason, stable
         self.reason = ""
         self.since = 0.0  # wall: in this state since
         self.incident = 0  # number of halts so far
@@ -233,6 +279,20 @@ class Life:
         self.failed = 0
         self.skipped = 0
         self.attempts = 0
+        self.ill: dict[str, str] = {}  # machine -> code, while one is not fit
+        self.rung = ""  # of the ladder that is being tried: soft, forced, power
+        self.climbing: list[str] = []  # the machines it is tried on
+        # Since the last success:
+        self.rungs: dict[str, int] = {}  # machine -> how many rungs were used up on it
+        self.restarts: dict[str, int] = {}  # machine -> how often it restarted unasked
+        self.setbacks = 0  # how often machines were found away
+        self.comebacks = 0  # how often it went on by itself after a halt
+        self.suspects: list[list[Any]] = []  # [test, index, number]: charged for what an outage may have done
+        self.refunded = False  # the current test was given back what it was charged
+        self.largest = self.kept_bytes = 0  # of archives
+        self.outage_told = False  # its message about the halt tells of an outage that others may meet too
+        self.quiet = False  # … and this experiment's halt was told by such a message
+        self.attempt_since: float | None = None  # monotonic: since when this process knows of the open attempt
         self.step: Step  # the answer being made
         self.draw = 0.5  # uniform [0, 1), set by the engine before each event
 
@@ -281,7 +341,8 @@ class Life:
 
     def holds_machines(self) -> bool:
         """Whether nobody else may use this experiment's machines now."""
-        return self.state in BUSY or self.sweep_owed or (self.state == "halted" and self.cause == "machine")
+        waits_there = bool(self.uid) or (self.state == "halted" and self.cause == "machine")
+        return self.state in BUSY or self.sweep_owed or waits_there
 
     # ------------------------------------------------------------ guards
 
@@ -307,7 +368,7 @@ class Life:
         return self.reboot_owed and self.experiment.policy.reboot != "never"
 
     def cannot_write(self, data: Any) -> bool:
-        return _event(data, m.Failed).result.code == CANNOT_WRITE
+        return _event(data, m.Failed).result.code in UNWRITABLE
 
     def hopeless(self, data: Any) -> bool:
         result = _event(data, m.Failed).result
@@ -327,6 +388,18 @@ class Life:
 
     def nth_in_a_row(self, _: Any) -> bool:
         return self.failures_in_a_row + 1 >= self.experiment.policy.halt_after_consecutive_failures
+
+    def restarts_by_itself(self, data: Any) -> bool:
+        return max(self._restarts_with(_event(data, m.Validated)).values(), default=0) >= FLAPS
+
+    def flapping(self, _: Any) -> bool:
+        return self.setbacks + 1 >= SETBACKS
+
+    def rung_reboots(self, data: Any) -> bool:
+        return self._next_rung(_event(data, m.Due).now)[0] in ("soft", "forced")
+
+    def rung_cycles(self, data: Any) -> bool:
+        return self._next_rung(_event(data, m.Due).now)[0] == "power"
 
     def patience_used_up(self, data: Any) -> bool:
         return self._away_for(_event(data, m.Unreachable).now) >= self.tuning.patience_secs
@@ -359,15 +432,15 @@ class Life:
         event = _event(data, m.Validated)
         self.pings += event.pings
         self.ssh_checks += event.ssh_checks
-        self._all_answered()
+        self._all_answered(event)
 
     def store_boot_ids(self, data: Any) -> None:
-        self._all_answered()
-        self.boot_ids = dict(_event(data, m.Validated).boot_ids)
+        self._all_answered(_event(data, m.Validated))
 
-    def reboot_done(self, _: Any) -> None:
-        self.reboot_owed = False
-        self.boot_ids = {}
+    def reboot_done(self, data: Any) -> None:
+        if not self.rung:
+            self.reboot_owed = False
+        self._restarted(_event(data, m.Rebooted).boot_ids)
 
     def open_attempt(self, data: Any) -> None:
         event = _event(data, m.Validated)
@@ -376,6 +449,7 @@ class Life:
         self.number += 1
         self.attempts += 1
         self.uid, self.domain, self.opened, self.confirmed = event.uid, event.domain, event.wall, False
+        self.attempt_since = event.now
         machines = self.experiment.machines
         self.facts = event.facts
         self.plan = self.tool.plan(self.test, self.settings(), machines, event.domain, event.probes)
@@ -404,26 +478,56 @@ class Life:
         self._close(event.result, event.wall)
         if event.result.end_status == "success":
             self.failures_in_a_row = 0
+        self.rungs, self.restarts, self.suspects = {}, {}, []
+        self.setbacks = self.comebacks = 0
         self.succeeded += 1
         self._decide(event.result.end_status, event.wall)
 
     def record_failure(self, data: Any) -> None:
         event = _event(data, m.Failed)
         over = self.given_up(data)
+        suspect = [self.test, self.index, self.number]
+        suspicious = event.result.end_status in SUSPICIOUS and not self.refunded
         self._close(event.result, event.wall)
         self.charged += 1
+        self.step.note = f"{event.result.reason} (charged {self.charged} of {self.experiment.policy.retries + 1})"
         self.reboot_owed = self.reboot_owed or self.experiment.policy.reboot == "failure"
         if over:
             self.failed += 1
             self.failures_in_a_row += 1
             self.reason = event.result.reason
             self._decide(event.result.end_status, event.wall)
+        if suspicious:
+            self.suspects = [other for other in self.suspects if other[0] != suspect[0]] + [suspect]
 
     def record_blameless(self, data: Any) -> None:
         event = _event(data, m.Failed)
         self._close(event.result, event.wall)
         self.blameless += 1
         self.reason = event.result.reason
+
+    def refund(self, data: Any) -> None:
+        """Give back what tests were charged while an outage may have begun already; each test gets it once."""
+        event = _event(data, m.Event)
+        if isinstance(event, m.Unreachable):
+            outage = is_outage(event.code)
+        else:
+            result = _event(data, m.Failed).result
+            outage = result.end_status in ("rebooted", "machine-lost") or is_outage(result.code)
+        if not outage:
+            return  # somebody uses the machine, say, or its disk is full
+        why = f"given back what it was charged: {self.reason}"
+        for test, _, number in reversed(self.suspects):
+            self.step.asides.append((test, "refunded", why))
+            if test == self.test:
+                self.charged, self.refunded = 0, True
+                continue
+            self.failed -= 1
+            self.failures_in_a_row = max(0, self.failures_in_a_row - 1)
+            entry = m.Requeued(test=test, number=number, charged=0, refunded=True)
+            self.requeued.appendleft(entry)
+            self.step.changes.append(entry)
+        self.suspects = []
 
     def interrupt_by_controller(self, data: Any) -> None:
         event = _event(data, m.HalfStarted)
@@ -434,6 +538,15 @@ class Life:
     def interrupt_by_operator(self, data: Any) -> None:
         event = _event(data, m.Event)
         self._close_open("interrupted", "operator", f"stopped by {self._who(event)}", event.wall)
+        self.sweep_owed = True
+
+    def end_kept(self, data: Any) -> None:
+        """End the attempt that stayed open through a halt, where there is one."""
+        event = _event(data, m.Event)
+        self.sweep_owed = self.sweep_owed or bool(self.uid)
+        self._close_open("interrupted", "operator", f"stopped by {self._who(event)}", event.wall)
+
+    def owe_sweep(self, _: Any) -> None:
         self.sweep_owed = True
 
     def lose_open(self, data: Any) -> None:
@@ -461,6 +574,7 @@ class Life:
         elif event.index >= self.cursor:
             self.decided_ahead.add(event.test)
         number = (waiting.number if waiting else 0) + 1
+        self.step.asides.append((event.test, "skip", f"skipped by {self._who(event)}"))
         self._record_skip(event, number)
         self.skipped += 1
         self._decided(event.test, event.index, "skipped", number, event.wall)
@@ -474,6 +588,8 @@ class Life:
                 self.skipped -= 1
             else:
                 self.failed -= 1
+            self._clear(test)
+            self.step.asides.append((test, "retry", f"{self._who(event)} wants it tried again"))
             entry = m.Requeued(test=test, number=number, charged=0, first=False)
             self.requeued.append(entry)
             self.step.changes.append(entry)
@@ -494,64 +610,119 @@ class Life:
     def call_off(self, data: Any) -> None:
         if self.test:
             # Dropped again, the experiment goes on with this test.
-            entry = m.Requeued(test=self.test, number=self.number, charged=self.charged)
+            entry = m.Requeued(test=self.test, number=self.number, charged=self.charged, refunded=self.refunded)
             self.requeued.appendleft(entry)
             self.step.changes.append(entry)
             self._drop_current()
-        self.outcome, self.cause, self.reason = (
-            "cancelled",
-            "",
-            f"cancelled by {self._who(_event(data, m.Event))}",
-        )
+        self._leave_rung()
+        self.outcome, self.cause, self.code = "cancelled", "", ""
+        self.reason = f"cancelled by {self._who(_event(data, m.Event))}"
 
     def note_away(self, data: Any) -> None:
         event = _event(data, m.Event)
         self.away_secs = self._away_for(event.now)
         self.away_seen = event.now
         first, cap = self.tuning.backoff_first_secs, self.tuning.backoff_cap_secs
-        self.backoff_secs = backoff_secs(self.tries, first, cap, self.draw)
+        tries = max(self.tries, self.blameless - 1)  # machines that answer, but lose attempt after attempt
+        self.backoff_secs = backoff_secs(tries, first, cap, self.draw)
         self.tries += 1
+        self.setbacks += 1
+        self._leave_rung()
         if isinstance(event, m.Unreachable):
-            self.reason = event.reason
+            self.reason, self.code = event.reason, event.code
+            self.ill = dict(event.ill) or {event.machine: event.code}
             self.pings += event.pings
             self.ssh_checks += event.ssh_checks
+
+    # ------------------------------------------------------------ bookkeeping: the ladder
+
+    def climb(self, data: Any) -> None:
+        """Take the next rung; it counts as used from here on, whatever comes of it."""
+        self.rung, self.climbing = self._next_rung(_event(data, m.Due).now)
+        for name in self.climbing:
+            self.rungs[name] = RUNGS.index(self.rung) + 1
+        what = {"soft": "is rebooted", "forced": "is rebooted by force", "power": "has its power cycled"}[self.rung]
+        self.step.note = f"{', '.join(self.climbing)} {what}: {self.reason}"
+
+    def note_restarted(self, data: Any) -> None:
+        self._restarted(_event(data, m.Cycled).boot_ids)
+
+    def note_no_effect(self, data: Any) -> None:
+        event = _event(data, m.NotCycled)
+        self._leave_rung()
+        self.backoff_secs = 0.0  # it has been waited for already
+        self.step.note = event.reason
+
+    def leave_rung(self, _: Any) -> None:
+        """A restart: the power may be cycled already, so the machines are looked at before anything else."""
+        self._leave_rung()
+
+    def look_at_clock(self, data: Any) -> None:
+        if self.uid:
+            self.attempt_since = _event(data, m.Restarted).now
+
+    # ------------------------------------------------------------ bookkeeping: halts
 
     def blame_machine(self, data: Any) -> None:
         event = _event(data, m.Event)
         result = event.result if isinstance(event, m.Failed) else event
         # What a probe cannot see (a missing licence, say) a probe cannot call mended.
-        probing = self.tuning.auto_resume and isinstance(event, m.Impossible)
-        self._halt("machine", getattr(result, "reason", ""), getattr(result, "machine", ""), probing=probing)
+        probing = isinstance(event, m.Impossible)
+        machine, code = getattr(result, "machine", ""), getattr(result, "code", "")
+        self._halt("machine", getattr(result, "reason", ""), machine, code=code, probing=probing)
 
     def blame_controller(self, data: Any) -> None:
         self.sweep_owed = True
-        self._halt("controller", _event(data, m.Failed).result.reason)
+        result = _event(data, m.Failed).result
+        self._halt("controller", result.reason, code=result.code)
 
     def blame_away(self, data: Any) -> None:
         event = _event(data, m.Unreachable)
         away = self._away_for(event.now)
+        ill = dict(event.ill) or {event.machine: event.code}
         reason = f"{event.reason} (no answer for {away:.0f} s)"
-        self._halt("machine", reason, event.machine, probing=self.tuning.auto_resume)
+        everyone = len(ill) > 1 and len(ill) == len(self.experiment.machines) and {*ill.values()} <= SILENT
+        if everyone:
+            reason = f"none of the {len(ill)} machines answers, so look at the network first; {reason}"
+        self._halt("machine", reason, event.machine, code=event.code, probing=True, everyone=everyone)
+
+    def blame_flapping(self, data: Any) -> None:
+        event = _event(data, m.Unreachable)
+        count = self.setbacks + 1
+        reason = f"machines were found away {count} times since the last test succeeded; lately {event.reason}"
+        self._halt("machine", reason, event.machine, code="MACHINE_FLAPPING")
+
+    def blame_restarts(self, data: Any) -> None:
+        event = _event(data, m.Validated)
+        self._all_answered(event)
+        machine = max(self.restarts, key=lambda name: self.restarts[name])
+        reason = f"{machine} restarted {self.restarts[machine]} times by itself since the last test succeeded"
+        self._halt("machine", reason, machine, code="MACHINE_FLAPPING")
 
     def blame_failures(self, data: Any) -> None:
         self.sweep_owed = True
         count = self.failures_in_a_row
         last = f"; the last one: {self.reason}" if self.reason else ""
-        self._halt("failures", f"{count} tests in a row failed with all their attempts{last}")
+        reason = f"{count} tests in a row failed with all their attempts{last}"
+        self._halt("failures", reason, code="CONSECUTIVE_FAILURES")
 
     def blame_crashes(self, _: Any) -> None:
         self.sweep_owed = True
-        self._halt("failures", f"{self.poisoned} tests made the daemon crash; the last one: {self.reason}")
+        reason = f"{self.poisoned} tests made the daemon crash; the last one: {self.reason}"
+        self._halt("failures", reason, code="DAEMON_CRASHES")
 
     def blame_operator(self, data: Any) -> None:
         self._halt("operator", f"halted by {self._who(_event(data, m.Event))}")
 
     def take_over(self, data: Any) -> None:
-        self.cause, self.probing = "operator", False
+        self.cause, self.code, self.probing = "operator", "", False
         self.reason = f"halted by {self._who(_event(data, m.Event))}; before: {self.reason}"
 
     def blame_disk(self, data: Any) -> None:
-        self._halt("disk", _event(data, m.LowDisk).reason)
+        event = _event(data, m.LowDisk)
+        self._halt(
+            "disk" if event.code in ("DISK_FULL", "INODES_FULL") else "controller", event.reason, code=event.code
+        )
 
     def say_resumed(self, data: Any) -> None:
         self._tell("resume", f"resumed by {self._who(_event(data, m.Event))}")
@@ -560,11 +731,15 @@ class Life:
         self._tell("over", self.reason)
 
     def forgive(self, _: Any) -> None:
-        self.cause = self.reason = ""
-        self.probing = False
-        self.failures_in_a_row = self.blameless = self.tries = 0
+        self.cause = self.code = self.reason = ""
+        self.probing = self.quiet = self.outage_told = False
+        self.failures_in_a_row = self.blameless = self.tries = self.setbacks = 0
         self.away_secs, self.away_seen = 0.0, None
+        self.ill, self.rungs, self.restarts, self.suspects = {}, {}, {}, []
         self.outcome = "waiting" if (self.test or self.has_next()) else "finished"
+
+    def come_back(self, _: Any) -> None:
+        self.comebacks += 1
 
     def take_up_again(self, data: Any) -> None:
         if self.outcome != "waiting":
@@ -606,7 +781,7 @@ class Life:
         return m.Validate(self.experiment.machines, self.experiment.policy.reboot != "never", self.uid)
 
     def reboot(self) -> m.Order:
-        return m.Reboot(self.experiment.machines, dict(self.boot_ids))
+        return m.Reboot(*self._climbers(), self.rung)
 
     def run_attempt(self) -> m.Order:
         assert self.plan is not None
@@ -622,7 +797,9 @@ class Life:
             self.facts,
         )
 
-    def wait(self) -> m.Order:
+    def wait_or_cycle(self) -> m.Order:
+        if self.rung == "power":
+            return m.PowerCycle(*self._climbers())
         # After a restart nobody knows how long the wait has lasted already.
         return m.Wait(self.experiment.machines, 0.0 if self.step.event == "restarted" else self.backoff_secs)
 
@@ -635,25 +812,78 @@ class Life:
             index = self.sweep.index_of(entry.test)
             assert index is not None
             self.test, self.index, self.number, self.charged = entry.test, index, entry.number, entry.charged
+            self.refunded = entry.refunded
             self.step.changes.append(m.Unqueued(test=entry.test))
         else:
             self.test, self.index = self.sweep.name_at(self.cursor), self.cursor
             self.number = self.charged = 0
+            self.refunded = False
             self.cursor += 1
         self.blameless = self.crashes = 0
 
-    def _all_answered(self) -> None:
-        self.tries, self.away_secs, self.away_seen, self.reason = 0, 0.0, None, ""
+    def _all_answered(self, event: m.Validated) -> None:
+        self.restarts = self._restarts_with(event)
+        self.boot_ids = dict(event.boot_ids)
+        self.tries, self.away_secs, self.away_seen, self.reason, self.code = 0, 0.0, None, "", ""
+        self.ill = {}
+        self._leave_rung()
+
+    def _restarts_with(self, event: m.Validated) -> dict[str, int]:
+        """`restarts` with the boots that nobody here asked for and this validation shows."""
+        found = dict(self.restarts)
+        for name, boot in event.boot_ids.items():
+            if self.boot_ids.get(name, boot) != boot:
+                found[name] = found.get(name, 0) + 1
+        return found
+
+    def _restarted(self, boot_ids: Mapping[str, str]) -> None:
+        """Machines have restarted because we wanted it."""
+        self.boot_ids = {**self.boot_ids, **boot_ids}
+        self._leave_rung()
+
+    def _leave_rung(self) -> None:
+        self.rung, self.climbing = "", []
+
+    def _climbers(self) -> tuple[tuple[Machine, ...], dict[str, str]]:
+        """The machines that are to be restarted, all or those on the rung, and their boot ids as far as known."""
+        machines = tuple(x for x in self.experiment.machines if not self.rung or x.name in self.climbing)
+        return machines, {x.name: self.boot_ids[x.name] for x in machines if x.name in self.boot_ids}
+
+    def _next_rung(self, now: float) -> tuple[str, list[str]]:
+        """The lowest rung that is left to try, and the machines to try it on; ("", []) for none."""
+        if self.experiment.policy.reboot == "never" or self._away_for(now) < self.tuning.restart_after_secs:
+            return "", []
+        if self._attempt_may_run(now):
+            return "", []
+        wanted: dict[str, list[str]] = {}
+        for machine in self.experiment.machines:
+            left = RUNGS[self.rungs.get(machine.name, 0) :]
+            can = [rung for rung in rungs_for(self.ill.get(machine.name, "?")) if rung in left]
+            if not machine.power_cycle:
+                can = [rung for rung in can if rung != "power"]
+            if machine.name not in self.boot_ids:  # nothing would prove a reboot
+                can = [rung for rung in can if rung == "power"]
+            if can:
+                wanted.setdefault(can[0], []).append(machine.name)
+        return next(((rung, wanted[rung]) for rung in RUNGS if rung in wanted), ("", []))
+
+    def _attempt_may_run(self, now: float) -> bool:
+        """Whether an attempt is open that need not have ended by itself yet."""
+        if not self.uid or self.plan is None:
+            return False
+        secs = self.plan.duration_secs + self.experiment.policy.buffer_secs + self.tuning.grace_secs + MARGIN_SECS
+        return self.attempt_since is None or now < self.attempt_since + secs
 
     def _drop_current(self) -> None:
         self.test, self.index, self.number, self.charged, self.blameless = "", -1, 0, 0, 0
-        self.crashes = 0
+        self.crashes, self.refunded = 0, False
 
     def _close(self, result: m.AttemptResult, wall: float) -> None:
         self.step.changes.append(
             m.AttemptClosed(uid=self.uid, test=self.test, number=self.number, ended=wall, result=result)
         )
-        self.uid, self.plan, self.confirmed, self.opened = "", None, False, 0.0
+        self.largest, self.kept_bytes = max(self.largest, result.size), self.kept_bytes + result.size
+        self.uid, self.plan, self.confirmed, self.opened, self.attempt_since = "", None, False, 0.0, None
         self.reboot_owed = self.reboot_owed or self.experiment.policy.reboot == "test"
 
     def _close_open(self, status: str, blame: Any, reason: str, wall: float, machine: str = "") -> None:
@@ -678,23 +908,43 @@ class Life:
         self._decided(self.test, self.index, status, self.number, wall)
         self._drop_current()
 
+    def _clear(self, test: str) -> None:
+        """No outage found later changes anything for this test."""
+        self.suspects = [suspect for suspect in self.suspects if suspect[0] != test]
+
     def _decided(self, test: str, index: int, status: str, attempts: int, wall: float) -> None:
+        self._clear(test)
         self.step.changes.append(m.TestDecided(test=test, index=index, status=status, attempts=attempts, wall=wall))
 
     def _away_for(self, now: float) -> float:
         return self.away_secs + (max(0.0, now - self.away_seen) if self.away_seen is not None else 0.0)
 
-    def _halt(self, cause: str, reason: str, machine: str = "", *, probing: bool = False) -> None:
-        self.cause, self.reason, self.probing = cause, reason, probing
+    def _halt(
+        self,
+        cause: str,
+        reason: str,
+        machine: str = "",
+        *,
+        code: str = "",
+        probing: bool = False,
+        everyone: bool = False,
+    ) -> None:
+        """`probing`: it may go on by itself. `everyone`: no machine answers, which others may meet too."""
+        self.cause, self.reason, self.code = cause, reason, code
+        self.probing = probing and self.tuning.auto_resume and self.comebacks < COMEBACKS
         self.incident += 1
-        self._tell("halt", reason, machine)
+        self._leave_rung()
+        self._tell("halt", reason, machine, everyone=everyone)
 
-    def _tell(self, kind: str, reason: str, machine: str = "") -> None:
+    def _tell(self, kind: str, reason: str, machine: str = "", *, everyone: bool = False) -> None:
         facts: dict[str, str | int | float] = {
             "experiment": self.experiment.name,
             "reason": reason,
             "incident": self.incident,
             "cause": self.cause,
+            "code": self.code,
+            "everyone": everyone,
+            "quiet": self.quiet,
             "machine": machine,
             "test": self.test,
             "succeeded": self.succeeded,

@@ -254,6 +254,8 @@ EVENTS: tuple[type[Event], ...] = (
     Succeeded,
     Failed,
     Due,
+    Cycled,
+    NotCycled,
     Halt,
     Resume,
     Answered,

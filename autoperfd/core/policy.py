@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from autoperfd.core.messages import AttemptResult
 from autoperfd.core.plan import Blame, Verdict
@@ -31,10 +32,52 @@ BLAMELESS_BUDGET = 5
 """Attempts of one test that may fail by the fault of machines, network or controller before halting."""
 
 CANNOT_WRITE = "CANNOT_WRITE"
-"""Code of an attempt whose result could not be written: the next one could not be either, so the experiment halts."""
+UNWRITABLE = (CANNOT_WRITE, "DISK_IO", "DISK_READONLY")
+"""Codes of an attempt whose result could not be written: the next one could not be either, so the experiment halts."""
+
+SUSPICIOUS = ("timeout", "no-match", "early-exit", "truncated", "bad-data", "no-data")
+"""End statuses that a machine or a network that goes away can bring about: an outage found later gives them back."""
+
+OUTAGE = frozenset({"PARTITION", "NETWORK_DOWN"})
+"""Codes of failed attempts that a look at the machines right after explained by the network."""
+
+RUNGS = ("soft", "forced", "power")
+"""The ladder for a machine that is ill: asked to reboot, made to reboot, its power cycled."""
+
+SILENT = frozenset(
+    {"PING", "NO_ANSWER", "SSH_SILENT", "SSH_REFUSED", "SSH_NO_BANNER", "SSH_HANG", "SSH_LOST", "LINK_LOST"}
+)
+"""Codes of machines that no command reaches: only the power switch does."""
+
+AILING = frozenset({"SHELL_HANG", "BAD_ANSWER", "ORPHAN", "REBOOT_IGNORED", "NEVER_STARTED", "LAUNCHER", "WORK_STUCK"})
+"""Codes of machines that take a login but do not do what they are asked to."""
+
+FLAPS = 3
+"""Restarts of a machine that nobody asked for, without a success in between, before halting."""
+
+SETBACKS = 40
+"""How often machines may be found away, without a success in between, before halting."""
+
+COMEBACKS = 10
+"""How often an experiment goes on by itself after a halt, without a success in between."""
+
+MARGIN_SECS = 30.0
+"""Added to an attempt's hard stop before a machine with an open attempt may be restarted."""
 
 KEPT = ("success", "no-summary")
 """End statuses whose data are complete: the test needs no further attempt."""
+
+
+def is_outage(code: str) -> bool:
+    """Whether a machine or a network that is ill in this way may have spoilt earlier attempts as well."""
+    return code in OUTAGE or bool(rungs_for(code))
+
+
+def rungs_for(code: str) -> tuple[str, ...]:
+    """The rungs that may help a machine that is ill in this way; () where a restart helps nothing."""
+    if code in AILING:
+        return RUNGS
+    return ("power",) if code in SILENT else ()
 
 
 def backoff_secs(tries: int, first: float, cap: float, draw: float) -> float:
@@ -63,6 +106,41 @@ def todo(cause: str, probing: bool, name: str) -> str:
         case "disk":
             return "Make room; it goes on by itself"
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """How one machine stood right after an attempt failed. None: it cannot be told."""
+
+    pinged: bool | None
+    ssh: str  # "ok", or the code of what was wrong
+    boot_id: str = ""
+    hears: Mapping[str, bool | None] = field(default_factory=dict)  # other machine -> whether a ping to it came back
+    disk_full: bool = False
+
+
+def blamed(result: AttemptResult, examined: Mapping[str, Examined]) -> AttemptResult:
+    """The result with the blame that a look at the machines gives it: an outage is nobody's test's fault."""
+    if result.blame != "test" or result.end_status not in SUSPICIOUS:
+        return result
+    full = [name for name, at in examined.items() if at.disk_full]
+    if full:
+        reason = f"{result.reason}; the disk of {full[0]} is full"
+        return replace(result, blame="machine", machine=full[0], code="REMOTE_DISK_FULL", reason=reason)
+    away = [name for name, at in examined.items() if at.ssh != "ok"]
+    if len(away) > 1 and len(away) == len(examined):
+        reason = f"{result.reason}; none of the {len(away)} machines answers now"
+        return replace(result, blame="network", machine="", code="NETWORK_DOWN", reason=reason)
+    if away:
+        code = examined[away[0]].ssh
+        reason = f"{result.reason}; {away[0]} does not answer now ({code})"
+        return replace(result, blame="machine", machine=away[0], code=code, reason=reason)
+    for name, at in examined.items():
+        deaf = [other for other, heard in at.hears.items() if heard is False]
+        if deaf:
+            reason = f"{result.reason}; {name} and {deaf[0]} do not hear each other, though both answer the controller"
+            return replace(result, blame="network", machine=name, code="PARTITION", reason=reason)
+    return result
 
 
 def result_of(

@@ -74,9 +74,7 @@ def build(
         sync_folder(target.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise DiskError(
-            f"cannot write the archive {target}: {error.strerror or error}", hint="look at the disk"
-        ) from error
+        raise DiskError.of(f"cannot write the archive {target}", error) from error
     return hashing.sha256.hexdigest(), hashing.size
 
 

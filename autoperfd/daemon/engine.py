@@ -6,6 +6,7 @@ StoreError, which ends the process. Time, randomness, workers and sender are pas
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -27,6 +28,7 @@ from autoperfd.daemon import files, notify, store
 from autoperfd.daemon.control import Question
 from autoperfd.daemon.exports import Exports
 from autoperfd.daemon.pins import PinBook
+from autoperfd.daemon.space import FEW_INODES, Reserve, Space
 from autoperfd.daemon.store import (
     AttemptRow,
     ExperimentRow,
@@ -46,6 +48,7 @@ from autoperfd.tools.judging import FIGURES
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECS = 5.0
+ASLEEP_SECS = 5.0  # a controller that slept this long looks at everything anew
 
 
 class Work(Protocol):
@@ -135,7 +138,8 @@ class Engine:
         pins: PinBook,
         answer: Callable[[Engine, Question], None],
         key_problem: Callable[[Machine], str],
-        free_bytes: Callable[[], int] = lambda: 1 << 62,
+        space: Callable[[], Space] = lambda: Space(1 << 62),
+        reserve: Reserve | None = None,
         controller: str = "",
     ) -> None:
         self.store, self.settings, self.tools, self.clock, self.rng = memory, settings, tools, clock, rng
@@ -150,7 +154,8 @@ class Engine:
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.workers: Work
         self._send, self._answer, self._key_problem = send, answer, key_problem
-        self._free_bytes = free_bytes
+        self.space, self._reserve = space, reserve
+        self._asleep = clock.suspended()
         self._outbox: dict[str, OutboxRow] = {}
         self._sending: set[str] = set()  # messages handed to the sender that it has not told the outcome of
         self._housekeeping_at = 0.0
@@ -218,12 +223,22 @@ class Engine:
     def tick(self) -> None:
         """Whatever the time alone brings: overdue work, messages that are due."""
         now = self.clock.monotonic()
+        self._look_for_sleep()
         for answer in self.workers.give_up_overdue():
             self._answered(answer)
         if now >= self._housekeeping_at:
             self._housekeeping_at = now + HOUSEKEEPING_SECS
             self._send_due()
             self._look_for_room()
+
+    def _look_for_sleep(self) -> None:
+        """After a suspend of the controller nothing that was under way is trusted: it is asked for again."""
+        asleep = self.clock.suspended()
+        slept, self._asleep = asleep - self._asleep, asleep
+        if slept >= ASLEEP_SECS:
+            log.warning("the controller was suspended for %.0f s; everything is looked at anew", slept)
+            for entry in list(self.entries.values()):
+                self.happen(entry, m.Restarted())
 
     # ------------------------------------------------------------ the one way forward
 
@@ -233,6 +248,11 @@ class Engine:
         test = life.test
         event = replace(event, wall=self.clock.wall(), now=self.clock.monotonic())
         life.draw = self.rng.random()
+        if isinstance(event, m.LowDisk) and self._reserve is not None:
+            self._reserve.give_up()  # what follows must be written down
+        if isinstance(event, m.Resume):
+            with contextlib.suppress(DiskError):  # a results folder that is gone is begun anew; no room will be told
+                files.make_folder(self.results / entry.row.folder)
         step = advance(life, event)
         if not step.taken:
             log.debug("%s: %s means nothing in %s", entry.row.name, step.event, step.before)
@@ -263,15 +283,15 @@ class Engine:
 
     def _commit(self, entry: Entry, event: m.Event, step: Step, test: str, extra: Sequence[store.Write]) -> None:
         life = entry.life
-        writes: list[store.Write] = [*extra, SaveLife(life.id, life.to_json())]
         outgoing: list[OutboxRow] = []
         for change in step.changes:
             if isinstance(change, m.Notice):
-                outgoing += self._outgoing(change.kind, change.facts, event.wall)
-            else:
-                writes.append(Happened(life.id, change))
-        note = getattr(event, "reason", "") or getattr(getattr(event, "result", None), "reason", "")
-        writes.append(SaveHistory(event.wall, life.id, test, step.event, step.before, step.after, note))
+                outgoing += self._notice(entry, change, event.wall)
+        writes: list[store.Write] = [*extra, SaveLife(life.id, life.to_json())]
+        writes += [Happened(life.id, change) for change in step.changes if not isinstance(change, m.Notice)]
+        writes.append(SaveHistory(event.wall, life.id, test, step.event, step.before, step.after, _note(event, step)))
+        for other, what, sentence in step.asides:
+            writes.append(SaveHistory(event.wall, life.id, other, what, step.before, step.after, sentence))
         if entry.export_state:
             writes.append(SaveExport(life.id, entry.export_state))
             entry.export_state = ""
@@ -328,18 +348,43 @@ class Engine:
                 if key in taken:
                     reason = f"{name} is the same computer as {taken[key]} of {other.row.name}, which uses it now"
                     return m.Unreachable(machine=name, reason=reason, code="MACHINE_TAKEN")
-        free, reserve = self._free_bytes(), self.settings.disk_reserve_mb << 20
-        if free < reserve and not entry.life.uid:
-            reason = f"only {free >> 20} MB are free in {self.settings.state}, {reserve >> 20} MB are the reserve"
-            return m.LowDisk(reason=reason)
+        low = self._low_disk(entry)
+        if low is not None and not entry.life.uid:
+            return low
         uid = f"{self.rng.getrandbits(128):032x}"
         return replace(event, uid=uid, domain=self._domain(entry.life))
+
+    def _low_disk(self, entry: Entry) -> m.LowDisk | None:
+        """Why the disk cannot take another attempt of an experiment, or None."""
+        space, needed = self.space(), self._needed(entry)
+        where = self.settings.state
+        if space.free < needed:
+            reason = f"only {space.free >> 20} MB are free in {where}, the next attempt may need {needed >> 20} MB"
+            return m.LowDisk(reason=reason)
+        if space.inodes is not None and space.inodes < FEW_INODES:
+            reason = f"only {space.inodes} more files (inodes) fit in {where}, {FEW_INODES} are the reserve"
+            return m.LowDisk(reason=reason, code="INODES_FULL")
+        folder = self.results / entry.row.folder
+        if not folder.is_dir():
+            reason = f"the results folder {folder} is gone; put it back, or resume and it is begun anew"
+            return m.LowDisk(reason=reason, code="RESULTS_MISSING")
+        return None
+
+    def _needed(self, entry: Entry) -> int:
+        """Bytes that must be free before an attempt: the reserve, and twice what the largest one has taken so far."""
+        return (self.settings.disk_reserve_mb << 20) + 2 * entry.life.largest
 
     def _look_for_room(self) -> None:
         """Let experiments that were halted for the disk go on when there is clearly room again."""
         short = [e for e in self.entries.values() if e.life.state == "halted" and e.life.cause == "disk"]
-        if short and self._free_bytes() >= 2 * (self.settings.disk_reserve_mb << 20):
-            for entry in short:
+        if not short:
+            return
+        space = self.space()
+        for entry in short:
+            roomy = space.inodes is None or space.inodes >= 2 * FEW_INODES
+            if roomy and space.free >= 2 * self._needed(entry):
+                if self._reserve is not None:
+                    self._reserve.keep()
                 self.happen(entry, m.Room())
 
     def _domain(self, life: Life) -> int:
@@ -483,6 +528,20 @@ class Engine:
 
     # ------------------------------------------------------------ telling people
 
+    def _notice(self, entry: Entry, notice: m.Notice, wall: float) -> list[OutboxRow]:
+        """The message of a notice. An outage that stops several experiments at once is told by the first of them."""
+        life = entry.life
+        rows = self._outgoing(notice.kind, notice.facts, wall)
+        if notice.kind == "halt":
+            life.quiet = bool(notice.facts.get("everyone")) and any(
+                other.life.outage_told for other in self.entries.values() if other is not entry
+            )
+            life.outage_told = bool(notice.facts.get("everyone")) and not life.quiet
+        quiet = life.quiet if notice.kind == "halt" else notice.kind == "over" and bool(notice.facts.get("quiet"))
+        if quiet:
+            return [replace(row, state="merged", why="told by another experiment's message") for row in rows]
+        return rows
+
     def _outgoing(self, kind: str, facts: Mapping[str, Any], wall: float) -> list[OutboxRow]:
         if self._send is None or (kind not in ("halt", "over") and kind not in self.settings.webhook_on):
             return []
@@ -491,7 +550,7 @@ class Engine:
             "experiment": facts.get("experiment", ""),
             "sentence": facts.get("reason", ""),
             "at": wall,
-            **facts,
+            **{key: value for key, value in facts.items() if key != "quiet"},
         }
         number = f"{self.rng.getrandbits(96):024x}"
         text = json.dumps(told)
@@ -500,7 +559,8 @@ class Engine:
 
     def _queue(self, rows: Sequence[OutboxRow]) -> None:
         for row in rows:
-            self._outbox[row.id] = row
+            if row.state == "waiting":
+                self._outbox[row.id] = row
         if rows:
             self._send_due()
 
@@ -606,6 +666,8 @@ class Engine:
         s = self.settings
         tuning = Tuning(
             patience_secs=s.patience_secs,
+            restart_after_secs=s.restart_after_secs,
+            grace_secs=s.grace_secs,
             backoff_first_secs=s.backoff_first_secs,
             backoff_cap_secs=s.backoff_cap_secs,
             probe_secs=s.probe_secs,
@@ -634,8 +696,9 @@ class Engine:
     def _export(self, entry: Entry) -> None:
         life = entry.life
         running = self.store.attempt(life.id, life.test, life.number) if life.uid else None
+        if not (self.results / entry.row.folder).is_dir():
+            return  # somebody took it away: the next attempt does not start; making it again would hide that
         try:
-            files.make_folder(self.results / entry.row.folder)
             entry.export_state = entry.exports.update(running)
         except DiskError as error:
             self.attention = [*self.attention[-9:], error.sentence()]
@@ -645,9 +708,14 @@ class Engine:
 
     def _log_step(self, entry: Entry, test: str, event: m.Event, step: Step) -> None:
         about = f" {test}" if test else ""
-        reason = getattr(event, "reason", "") or getattr(getattr(event, "result", None), "reason", "")
+        reason = _note(event, step)
         tail = f": {reason}" if reason else ""
         log.info("%s:%s %s, %s -> %s%s", entry.row.name, about, step.event, step.before, step.after, tail)
+
+
+def _note(event: m.Event, step: Step) -> str:
+    """What the history says of a step."""
+    return step.note or getattr(event, "reason", "") or getattr(getattr(event, "result", None), "reason", "")
 
 
 def _decided(rows: Sequence[AttemptRow]) -> dict[str, list[AttemptRow]]:

@@ -59,7 +59,7 @@ class GrowingCsv:
             self._update(unfinished)
         except OSError as error:
             self._seen = []
-            raise DiskError(f"cannot write {self.path}: {error.strerror or error}", hint="look at the disk") from error
+            raise DiskError.of(f"cannot write {self.path}", error) from error
 
     def _update(self, unfinished: bytes) -> None:
         try:

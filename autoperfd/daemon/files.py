@@ -105,4 +105,4 @@ def remove_leftovers(folder: int) -> None:
 
 
 def _disk_error(what: str, error: OSError) -> DiskError:
-    return DiskError(f"{what}: {error.strerror or error}", hint="look at the disk")
+    return DiskError.of(what, error)

@@ -14,7 +14,6 @@ import os
 import queue
 import random
 import secrets
-import shutil
 import signal
 import sys
 import threading
@@ -36,6 +35,7 @@ from autoperfd.daemon.imports import read_history
 from autoperfd.daemon.parse import read_limited
 from autoperfd.daemon.pins import PinBook
 from autoperfd.daemon.pulse import Pulse
+from autoperfd.daemon.space import Reserve, measure
 from autoperfd.daemon.spool import Drop, Spool
 from autoperfd.daemon.store import AttemptRow, SaveMeta, Store, open_store, take_lock
 from autoperfd.daemon.workers import Workers
@@ -65,6 +65,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds that never step."""
         return time.monotonic()
+
+    def suspended(self) -> float:
+        """Seconds that the computer was suspended since it booted."""
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -106,6 +110,7 @@ class Daemon:
     def __init__(self, settings: DaemonSettings, marker: Path) -> None:
         self.settings, self.marker = settings, marker
         self.systemd = notify.Systemd()
+        self.reserve = Reserve(settings.state)
         self.pulse = Pulse(self.systemd)
         self.trouble: list[str] = []  # what a person should know from the start
         self._snapshot_at: float | None = 0.0  # monotonic: when the next one is due, None while nothing has changed
@@ -117,6 +122,7 @@ class Daemon:
         state = self.settings.state
         files.make_folder(state / "results")
         lock = _lock(state)
+        self.reserve.keep()
         memory = open_store(state / "autoperf.db")
         engine, fleet, workers, sender = self._assemble(memory)
         engine.load()
@@ -196,7 +202,8 @@ class Daemon:
             pins=pins,
             answer=commands.answer,
             key_problem=key_problem,
-            free_bytes=lambda: shutil.disk_usage(s.state).free,
+            space=lambda: measure(s.state),
+            reserve=self.reserve,
             controller=os.uname().nodename,
         )
         workers = Workers(

@@ -64,6 +64,11 @@ MIGRATIONS: tuple[str, ...] = (
         event TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL, note TEXT NOT NULL, sum TEXT NOT NULL);
     CREATE INDEX history_by_test ON history(experiment, test);
     """,
+    """
+    CREATE TABLE refunded(
+        experiment INTEGER NOT NULL, test TEXT NOT NULL, sum TEXT NOT NULL,
+        PRIMARY KEY(experiment, test)) WITHOUT ROWID;
+    """,
 )
 """Migration k brings a file from user_version k to k + 1; released ones are never edited."""
 
@@ -262,10 +267,12 @@ class Store:
                         f"the memory names an open attempt {raw['uid']}, but has no row of it", hint=_READ_HINT
                     )
                 loaded.open_attempts[exp] = found
+        refunded = set(self._rows("SELECT experiment, test, sum FROM refunded"))
         for exp, _, test, number, charged in self._rows(
             "SELECT experiment, place, test, number, charged, sum FROM requeued ORDER BY place"
         ):
-            entry = m.Requeued(test=test, number=number, charged=charged)
+            back = (exp, test) in refunded
+            entry = m.Requeued(test=test, number=number, charged=charged, refunded=back)
             loaded.requeued.setdefault(exp, []).append(entry)
         for exp, state in self._rows("SELECT experiment, state, sum FROM exports"):
             loaded.exports[exp] = state
@@ -400,6 +407,10 @@ class Store:
                 (edge,) = self._db.execute(sql, (experiment,)).fetchone()
                 row = (experiment, float(edge), change.test, change.number, change.charged)
                 self._insert("requeued", ("experiment", "place", "test", "number", "charged"), row)
+                if change.refunded:
+                    self._replace("refunded", (experiment, change.test))
+                else:
+                    self._db.execute("DELETE FROM refunded WHERE experiment = ? AND test = ?", row[0:3:2])
                 decided = next(self._tests("experiment = ? AND name = ?", (experiment, change.test)), None)
                 if decided is not None:
                     self._replace("tests", (*decided[:3], "", *decided[4:]))

@@ -33,14 +33,17 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds that never step."""
 
+    def suspended(self) -> float:
+        """Seconds that the computer was suspended since it booted; `monotonic` does not count them."""
+
 
 def bound(order: m.Order, *, validation_secs: float, boot_budget_secs: float, grace_secs: float) -> float:
     """Seconds after which an order must have answered by itself, with room to spare."""
     match order:
         case m.Wait(secs=secs):
             return secs + 60
-        case m.Reboot():
-            return boot_budget_secs * 1.5 + 120
+        case m.Reboot() | m.PowerCycle():
+            return boot_budget_secs * 1.5 + 180
         case m.RunAttempt(deadline_secs=secs):
             return secs + grace_secs + 3600
         case m.Validate():
@@ -53,4 +56,6 @@ def stuck(order: m.Order) -> m.Event:
     if isinstance(order, m.Wait):
         return m.Due()
     reason = f"{type(order).__name__} did not end within its time"
+    if isinstance(order, m.PowerCycle) or (isinstance(order, m.Reboot) and order.rung):
+        return m.NotCycled(machine=order.machines[0].name, reason=reason, code="WORK_STUCK")
     return m.Unreachable(machine=order.machines[0].name, reason=reason, code="WORK_STUCK")

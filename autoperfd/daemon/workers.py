@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autoperfd.core import messages as m
 from autoperfd.core.plan import Machine, Tool, Verdict
-from autoperfd.core.policy import CANNOT_WRITE, KEPT, result_of
+from autoperfd.core.policy import KEPT, result_of
 from autoperfd.daemon import archive
 from autoperfd.daemon.files import make_folder
 from autoperfd.daemon.work import Answer, Clock, Crash, bound, stuck
@@ -212,6 +212,8 @@ class _Task:
         target = data / f"attempt-{order.number}.tar.gz"
         staging = data / f".attempt-{order.number}.partial"
         try:
+            if not self.folder.is_dir():
+                raise DiskError(f"the results folder {self.folder} is gone", code="RESULTS_MISSING")
             make_folder(staging)
             kept = self._kept(target, order.uid)
             if kept is None:
@@ -230,9 +232,11 @@ class _Task:
         except FetchFailed as error:
             return m.Failed(result=_blamed("no-data", "network", error))
         except DiskError as error:
+            if error.code in ("DISK_FULL", "RESULTS_MISSING"):
+                return m.LowDisk(reason=error.sentence(), code=error.code)  # the attempt stays open, its files there
             reason = error.sentence()
             return m.Failed(
-                result=m.AttemptResult(end_status="interrupted", blame="controller", code=CANNOT_WRITE, reason=reason)
+                result=m.AttemptResult(end_status="interrupted", blame="controller", code=error.code, reason=reason)
             )
         return m.Succeeded(result=kept) if kept.end_status in KEPT else m.Failed(result=kept)
 

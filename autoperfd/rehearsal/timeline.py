@@ -26,6 +26,7 @@ class Timeline:
     def __init__(self, wall: float) -> None:
         self.now = 1000.0
         self.step = wall - self.now  # wall minus monotonic; faults change it
+        self.asleep = 0.0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
 
@@ -36,6 +37,10 @@ class Timeline:
     def monotonic(self) -> float:
         """Seconds that never step."""
         return self.now
+
+    def suspended(self) -> float:
+        """Seconds the computer slept, which `monotonic` does not count."""
+        return self.asleep
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         """Let something happen at a time, now if that is past."""

@@ -29,6 +29,7 @@ from autoperfd.daemon import commands, notify
 from autoperfd.daemon.control import Question, Reply, Who
 from autoperfd.daemon.engine import Delivered, Engine, Entry, Offer, Stop
 from autoperfd.daemon.pins import PinBook
+from autoperfd.daemon.space import Space
 from autoperfd.daemon.store import MIGRATIONS, SCHEMA_VERSION, Happened, OutboxRow, SaveHistory, SaveMeta, Store, Write
 from autoperfd.errors import AutoperfError, Problem, StoreError
 from autoperfd.rehearsal.drafts import Draft
@@ -305,7 +306,7 @@ class World:
             pins=PinBook(self.settings.known_hosts),
             answer=commands.answer,
             key_problem=lambda machine: "",
-            free_bytes=lambda: self.free,
+            space=lambda: Space(self.free),
             controller="rehearsal",
         )
         s = self.settings

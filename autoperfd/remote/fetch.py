@@ -44,7 +44,7 @@ def fetch(line: Line, timing: Timing, place: Sequence[str], names: Sequence[str]
         except _Mismatch as mismatch:
             problem = str(mismatch)
         except OSError as error:
-            raise DiskError(f"{machine}: a fetched file cannot be written in {folder} ({error.strerror})") from error
+            raise DiskError.of(f"{machine}: a fetched file cannot be written in {folder}", error) from error
     raise FetchFailed(machine, f"{problem} arrived twice with another hash than it has there", code="HASH_MISMATCH")
 
 

@@ -59,10 +59,11 @@ latency_count = [100]
     return experiment
 
 
-def experiment(tests: int = 3, **policy: Any) -> Experiment:
+def experiment(tests: int = 3, switches: tuple[str, ...] = (), **policy: Any) -> Experiment:
     """An experiment of so many tests on two machines, never rebooted unless the policy says so."""
     read = _read(tests)
-    return replace(read, policy=replace(read.policy, **{"reboot": "never", **policy}))
+    machines = tuple(replace(x, power_cycle="plug" if x.name in switches else "") for x in read.machines)
+    return replace(read, machines=machines, policy=replace(read.policy, **{"reboot": "never", **policy}))
 
 
 def blank_store() -> Store:
@@ -84,10 +85,20 @@ def forget_lives() -> None:
 class Bench:
     """One life, events as methods, and what it answered. `memory`: also write it down as the engine does."""
 
-    def __init__(self, tests: int = 3, tuning: Tuning | None = None, *, memory: bool = False, **policy: Any) -> None:
-        self.experiment = experiment(tests, **policy)
+    def __init__(
+        self,
+        tests: int = 3,
+        tuning: Tuning | None = None,
+        *,
+        memory: bool = False,
+        switches: tuple[str, ...] = (),
+        **policy: Any,
+    ) -> None:
+        """`switches`: names of the machines that have a power switch."""
+        self.experiment = experiment(tests, switches, **policy)
         self.tuning = tuning or Tuning()
         self.now, self.wall = 1000.0, START
+        self.boots = dict(BOOT_IDS)
         self.changes: list[m.Change] = []
         self.fired: list[tuple[Row, str]] = []
         self.step: Step
@@ -138,11 +149,23 @@ class Bench:
 
     def validated(self, **more: Any) -> Step:
         uid = f"uid-{len(self.changes)}-{self.life.ticket}"
-        values = {"boot_ids": BOOT_IDS, "uid": uid, "domain": 7, "facts": {"p1": {"arch": "x"}}, **more}
+        values = {"boot_ids": dict(self.boots), "uid": uid, "domain": 7, "facts": {"p1": {"arch": "x"}}, **more}
         return self.happen(m.Validated(**values))
 
-    def rebooted(self) -> Step:
-        return self.happen(m.Rebooted(boot_ids={"p1": "b3", "p2": "b4"}))
+    def restart(self, *names: str) -> dict[str, str]:
+        """These machines (none: all) have another boot id from now on; returns those."""
+        fresh = {name: f"{self.boots[name]}+" for name in names or self.boots}
+        self.boots.update(fresh)
+        return fresh
+
+    def rebooted(self, *names: str) -> Step:
+        return self.happen(m.Rebooted(boot_ids=self.restart(*names)))
+
+    def cycled(self, *names: str) -> Step:
+        return self.happen(m.Cycled(boot_ids=self.restart(*names)))
+
+    def not_cycled(self, code: str = "REBOOT_IGNORED") -> Step:
+        return self.happen(m.NotCycled(machine="p2", reason="p2: it had no effect", code=code))
 
     def started(self) -> Step:
         return self.happen(m.Started())
@@ -162,8 +185,12 @@ class Bench:
         )
         return self.happen(m.Failed(result=result), 10)
 
-    def away(self, secs: float = 1.0, *, pings: int = 3, ssh_checks: int = 0) -> Step:
-        event = m.Unreachable(machine="p2", reason="p2: is away", pings=pings, ssh_checks=ssh_checks)
+    def away(self, secs: float = 1.0, *, pings: int = 3, ssh_checks: int = 0, **ill: str) -> Step:
+        """p2 does not answer, or those machines are ill with those codes, the first being the gravest."""
+        machine, code = next(iter(ill.items()), ("p2", "SSH_SILENT"))
+        event = m.Unreachable(
+            machine=machine, reason=f"{machine}: is away", code=code, pings=pings, ssh_checks=ssh_checks, ill=ill
+        )
         return self.happen(event, secs)
 
     def impossible(self) -> Step:
@@ -184,8 +211,8 @@ class Bench:
     def swept(self) -> Step:
         return self.happen(m.Swept())
 
-    def low_disk(self) -> Step:
-        return self.happen(m.LowDisk(reason="only 3 MB are free"))
+    def low_disk(self, code: str = "DISK_FULL") -> Step:
+        return self.happen(m.LowDisk(reason="only 3 MB are free", code=code))
 
     def room(self) -> Step:
         return self.happen(m.Room())

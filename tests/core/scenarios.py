@@ -11,7 +11,7 @@ from typing import Any
 
 from autoperfd.core import messages as m
 from autoperfd.core.lifecycle import Tuning
-from autoperfd.core.policy import BLAMELESS_BUDGET, CANNOT_WRITE, todo
+from autoperfd.core.policy import BLAMELESS_BUDGET, CANNOT_WRITE, COMEBACKS, SETBACKS, todo
 from tests.core.lives import BOOT_IDS, START, Bench, experiment
 
 Scenario = Callable[[], None]
@@ -111,7 +111,7 @@ def an_experiment_reboots_once() -> None:
     assert isinstance(b.step.order, m.Reboot) and b.step.order.boot_ids == BOOT_IDS
     b.rebooted()
     at(b, "validating", m.Validate)
-    assert b.life.boot_ids == {}
+    assert b.life.boot_ids == b.boots != BOOT_IDS
     for _ in range(2):
         b.validated()
         at(b, "running", m.RunAttempt)
@@ -783,7 +783,7 @@ def tests_are_tried_again() -> None:
             case "running":
                 b.run()
             case "backing-off":
-                b.away()
+                b.away(p2="MACHINE_TAKEN")  # no outage: nothing is given back
             case "halted":
                 b.halt()
                 b.swept()
@@ -837,6 +837,399 @@ def a_skipped_test_is_tried_after_all() -> None:
     assert b.life.outcome == "finished" and b.life.succeeded == 3
 
 
+# ---------------------------------------------------------------- the ladder
+
+CLIMBER = Tuning(restart_after_secs=20, patience_secs=10_000)
+
+
+def ill(bench: Bench, secs: float = 20.0, **codes: str) -> Bench:
+    """From idle: everybody answers, then machines are ill for so long, and the back-off is over."""
+    bench.schedule()
+    bench.life.boot_ids = dict(bench.boots)
+    first = next(iter(codes))
+    bench.happen(m.Unreachable(machine=first, reason=f"{first}: is away", code=codes[first], ill=codes), 0)
+    bench.due(secs=secs)
+    return bench
+
+
+def gets_worse(bench: Bench, **codes: str) -> None:
+    """What was tried had no effect, and the next look finds them so."""
+    assert bench.life.state in ("rebooting", "backing-off")
+    bench.not_cycled()
+    at(bench, "backing-off", m.Wait)
+    assert isinstance(bench.step.order, m.Wait) and bench.step.order.secs == 0.0
+    assert (bench.life.rung, bench.life.climbing, bench.step.note) == ("", [], "p2: it had no effect")
+
+
+@scenario
+def an_ailing_machine_is_restarted_rung_by_rung() -> None:
+    b = ill(Bench(2, CLIMBER, switches=("p2",), reboot="failure"), p2="SHELL_HANG")
+    for rung in ("soft", "forced"):
+        at(b, "rebooting", m.Reboot)
+        order = b.step.order
+        assert isinstance(order, m.Reboot) and (order.rung, order.boot_ids) == (rung, {"p2": b.boots["p2"]})
+        assert [machine.name for machine in order.machines] == ["p2"]
+        assert b.life.reason in b.step.note and "p2 is rebooted" in b.step.note
+        gets_worse(b)
+        b.due(secs=0)
+    at(b, "backing-off", m.PowerCycle)
+    order = b.step.order
+    assert isinstance(order, m.PowerCycle) and order.boot_ids == {"p2": b.boots["p2"]}
+    assert [machine.name for machine in order.machines] == ["p2"] and "power" in b.step.note
+    gets_worse(b)
+    b.due()
+    at(b, "validating", m.Validate)  # no rung is left
+    b.away(p2="SHELL_HANG")
+    b.due()
+    at(b, "validating")
+    b.validated()
+    b.succeed()
+    b.away(secs=0, p2="SHELL_HANG")
+    b.due(secs=20)
+    at(b, "rebooting")  # a success makes them all new
+    assert b.step.order is not None and b.life.rung == "soft"
+
+
+@scenario
+def a_restart_that_works_is_followed_by_a_look() -> None:
+    b = ill(Bench(2, CLIMBER, reboot="test"), p1="ORPHAN", p2="ORPHAN")
+    at(b, "rebooting", m.Reboot)
+    assert b.life.climbing == ["p1", "p2"]
+    b.rebooted("p1", "p2")
+    at(b, "validating", m.Validate)
+    assert b.life.rung == "" and b.life.reboot_owed  # the policy's own reboot is another matter
+    b.validated()
+    at(b, "rebooting", m.Reboot)
+    assert isinstance(b.step.order, m.Reboot) and b.step.order.rung == "" and len(b.step.order.machines) == 2
+    assert b.life.restarts == {}
+    b = ill(Bench(1, CLIMBER, switches=("p1", "p2"), reboot="failure"), p2="SSH_SILENT")
+    at(b, "backing-off", m.PowerCycle)  # nothing else reaches a silent machine
+    b.cycled("p2")
+    at(b, "validating", m.Validate)
+    assert (b.life.rung, b.life.climbing) == ("", [])
+    b.validated()
+    at(b, "running")
+    assert b.life.restarts == {}  # it was asked for
+
+
+@scenario
+def no_machine_is_restarted_without_need() -> None:
+    for b in (
+        ill(Bench(2, CLIMBER, switches=("p2",), reboot="failure"), 19.9, p2="SHELL_HANG"),  # not that long yet
+        ill(Bench(2, CLIMBER, switches=("p2",), reboot="never"), p2="SHELL_HANG"),  # never means never
+        ill(Bench(2, CLIMBER, switches=("p2",), reboot="failure"), p2="MACHINE_TAKEN"),  # it would help nobody
+        ill(Bench(2, CLIMBER, switches=("p1",), reboot="failure"), p2="SSH_SILENT"),  # it has no switch
+    ):
+        at(b, "validating", m.Validate)
+    b = Bench(2, CLIMBER, switches=("p1",), reboot="failure")
+    b.schedule()
+    b.away(secs=0, p2="SHELL_HANG", p1="SHELL_HANG")
+    b.due(secs=20)
+    at(b, "backing-off", m.PowerCycle)  # no boot id is known, so nothing would prove a reboot
+    assert b.life.climbing == ["p1"]
+
+
+@scenario
+def no_machine_is_restarted_under_an_attempt() -> None:
+    b = Bench(2, CLIMBER, reboot="failure")
+    b.run().away(secs=0, p2="SHELL_HANG")
+    hard = 4 + 60 + 45 + 30  # duration, buffer, grace and a margin
+    b.due(secs=hard - 2)  # a second ago it was started
+    at(b, "validating")
+    b.away(secs=0, p2="SHELL_HANG")
+    b.due(secs=0.5)
+    at(b, "validating")
+    b.away(secs=0, p2="SHELL_HANG")
+    b.due(secs=0.5)
+    at(b, "rebooting")
+    assert b.life.uid  # it must have ended; the reboot will tell
+    for state in ("backing-off", "validating"):
+        b = Bench(2, CLIMBER, reboot="failure")
+        b.run().away(secs=0, p2="SHELL_HANG")
+        if state == "validating":
+            b.due(secs=0)
+        b.restarted()  # since when it has run is not known any more
+        if state == "validating":
+            b.away(secs=0, p2="SHELL_HANG")
+        b.due(secs=hard - 1)
+        at(b, "validating")
+        b.away(secs=0, p2="SHELL_HANG")
+        b.due(secs=1)
+        at(b, "rebooting")
+    b = Bench(2, CLIMBER, reboot="failure")
+    b.run()
+    b.restarted()
+    b.away(secs=0, p2="SHELL_HANG")
+    b.due(secs=hard - 0.5)
+    at(b, "validating")
+    b.away(secs=0, p2="SHELL_HANG")
+    b.due(secs=0.5)
+    at(b, "rebooting")
+    b = Bench(2, CLIMBER, reboot="failure")
+    b.run()
+    b.low_disk()
+    b.life.attempt_since = None
+    b.restarted()
+    assert b.life.attempt_since == b.now
+    b.room()
+    b.life.attempt_since = None
+    b.restarted()
+    assert b.life.attempt_since == b.now
+
+
+@scenario
+def a_restart_of_the_daemon_looks_before_it_cycles_again() -> None:
+    b = ill(Bench(2, CLIMBER, switches=("p2",), reboot="failure"), p2="SSH_SILENT")
+    at(b, "backing-off", m.PowerCycle)
+    b.restarted()
+    at(b, "backing-off", m.Wait)
+    assert isinstance(b.step.order, m.Wait) and b.step.order.secs == 0.0
+    b.due(secs=0)
+    at(b, "validating")  # the rung is used up
+    b = ill(Bench(2, CLIMBER, reboot="failure"), p2="SHELL_HANG")
+    b.restarted()
+    at(b, "rebooting", m.Reboot)
+    assert isinstance(b.step.order, m.Reboot) and b.step.order.rung == "soft"
+
+
+@scenario
+def a_rung_is_left_with_its_state() -> None:
+    for way in ("halt", "cancel"):
+        b = ill(Bench(2, CLIMBER, switches=("p2",), reboot="failure"), p2="SSH_SILENT")
+        getattr(b, way)()
+        assert (b.life.rung, b.life.climbing) == ("", [])
+    b = ill(Bench(2, CLIMBER, reboot="failure"), p2="SHELL_HANG")
+    b.away()
+    at(b, "backing-off", m.Wait)
+    assert (b.life.rung, b.life.climbing) == ("", [])
+
+
+@scenario
+def patience_ends_on_the_ladder_too() -> None:
+    b = ill(Bench(2, Tuning(restart_after_secs=20, patience_secs=30), reboot="failure"), p2="SHELL_HANG")
+    at(b, "rebooting")
+    b.not_cycled()
+    b.life.rungs["p2"] = 3
+    b.due()
+    b.away(secs=30, p2="SHELL_HANG")
+    at(b, "halted", m.SlowProbe)
+    assert (b.life.cause, b.life.code) == ("machine", "SHELL_HANG") and b.facts()["code"] == "SHELL_HANG"
+
+
+# ---------------------------------------------------------------- machines that come and go
+
+
+@scenario
+def a_machine_that_restarts_by_itself_again_and_again_halts() -> None:
+    b = Bench(3, retries=9, reboot="never")
+    b.run()
+    for count in (1, 2):
+        b.restart("p2")
+        b.fail("rebooted")
+        b.due()
+        b.validated()
+        at(b, "running")
+        assert b.life.restarts == {"p2": count}
+    b.fail("rebooted")
+    b.restart("p2")
+    b.due()
+    b.validated()
+    at(b, "halted", None)
+    assert (b.life.cause, b.life.code, b.life.probing) == ("machine", "MACHINE_FLAPPING", False)
+    assert b.facts()["reason"] == "p2 restarted 3 times by itself since the last test succeeded"
+    assert b.facts()["machine"] == "p2" and b.life.uid == "" and b.life.boot_ids == b.boots
+    b.resume()
+    b.run()
+    assert b.life.restarts == {}
+    b.restart("p2")
+    b.succeed()
+    assert b.life.restarts == {}  # what comes before a success is no loop
+    b.validated()
+    assert b.life.restarts == {"p2": 1}
+
+
+@scenario
+def what_is_open_or_finished_comes_before_restarts() -> None:
+    b = Bench(1)
+    b.run()
+    b.life.restarts = {"p2": 2}
+    b.away()
+    b.due()
+    b.restart("p2")
+    b.validated()
+    at(b, "running")  # its result tells more
+    b = Bench(1)
+    b.run().fail()
+    b.life.restarts = {"p2": 3}
+    b.skip(0)
+    b.validated()
+    at(b, "idle")
+    b = Bench(1, reboot="experiment")
+    b.schedule()
+    b.life.restarts = {"p2": 3}
+    b.validated()
+    at(b, "halted")
+
+
+@scenario
+def machines_that_come_and_go_without_end_halt() -> None:
+    for state in ("validating", "rebooting", "running"):
+        b = Bench(1).until(state)
+        b.life.setbacks = SETBACKS - 2
+        b.away()
+        at(b, "backing-off")
+        assert b.life.setbacks == SETBACKS - 1
+        b = Bench(1).until(state)
+        b.life.setbacks = SETBACKS - 1
+        b.away()
+        at(b, "halted", m.Sweep if state == "running" else None)
+        assert (b.life.cause, b.life.code, b.life.probing) == ("machine", "MACHINE_FLAPPING", False)
+        assert f"were found away {SETBACKS} times" in b.life.reason and "p2: is away" in b.life.reason
+        assert b.rows() == ([(0, 1, "machine-lost", "machine")] if state == "running" else [])
+        assert b.life.uid == ""
+        b.resume()
+        assert b.life.setbacks == 0
+    b = Bench(2)
+    b.run().fail("rebooted")
+    assert b.life.setbacks == 1
+    b.due()
+    b.run().succeed()
+    assert b.life.setbacks == 0
+    for state in ("validating", "running"):
+        b = Bench(1, IMPATIENT).until(state)
+        b.life.setbacks = SETBACKS
+        b.away()
+        assert b.life.probing and "no answer for" in b.life.reason  # how long says more than how often
+
+
+@scenario
+def it_comes_back_by_itself_so_often() -> None:
+    b = Bench(2, IMPATIENT)
+    for count in range(COMEBACKS):
+        b.schedule()
+        b.away()
+        at(b, "halted", m.SlowProbe)
+        b.answered()
+        assert b.life.comebacks == count + 1
+    b.schedule()
+    b.away()
+    at(b, "halted", None)
+    assert b.facts()["todo"] == todo("machine", False, "PCG #1")
+    b.resume()
+    b.run().succeed()
+    assert b.life.comebacks == 0
+
+
+@scenario
+def nobody_answers() -> None:
+    b = Bench(2, IMPATIENT)
+    b.schedule()
+    b.away(p2="SSH_SILENT", p1="PING")
+    assert b.facts()["everyone"] and "none of the 2 machines answers" in b.facts()["reason"]
+    for p1 in ("", "SHELL_HANG"):
+        b = Bench(2, IMPATIENT)
+        b.schedule()
+        event = m.Unreachable(
+            machine="p2", reason="p2: is away", code="PING", ill={"p2": "PING", **({"p1": p1} if p1 else {})}
+        )
+        b.happen(event)
+        assert not b.facts()["everyone"] and "none of" not in b.facts()["reason"]
+
+
+@scenario
+def lost_attempts_are_waited_for_longer_and_longer() -> None:
+    b = Bench(1, Tuning(backoff_first_secs=4, backoff_cap_secs=20))
+    waits = []
+    for _ in range(BLAMELESS_BUDGET - 1):
+        b.run().fail("rebooted")
+        waits.append(b.life.backoff_secs)
+        b.due()
+    assert waits == [2, 4, 8, 10]
+
+
+# ---------------------------------------------------------------- what an outage gives back
+
+
+@scenario
+def an_outage_gives_back_what_tests_were_charged() -> None:
+    for way in ("away", "lost", "partition"):
+        b = Bench(4, retries=1, halt_after_consecutive_failures=9)
+        b.run().fail("no-match")
+        b.run().fail("timeout")
+        b.run().fail("no-data")
+        assert (b.life.test, b.life.charged, b.life.failed) == (b.name(1), 1, 1)
+        if way == "away":
+            b.away()
+        else:
+            b.validated()
+            if way == "lost":
+                b.fail("rebooted")
+            else:
+                b.fail("no-match", blame="network", code="PARTITION")
+        at(b, "backing-off")
+        assert (b.life.failed, b.life.failures_in_a_row, b.life.charged, b.life.refunded) == (0, 0, 0, True)
+        number = 1 if way == "away" else 2
+        assert [(r.test, r.number, r.charged, r.refunded) for r in b.life.requeued] == [(b.name(0), 2, 0, True)]
+        assert [(test, event) for test, event, _ in b.step.asides] == [(b.name(1), "refunded"), (b.name(0), "refunded")]
+        assert b.life.remaining() == 4
+        b.due()
+        b.run()
+        assert (b.life.test, b.life.number) == (b.name(1), number + 1)
+        b.fail("timeout")
+        b.run().fail("timeout")
+        assert b.life.suspects == []  # once is enough
+        b.run()
+        assert (b.life.test, b.life.number, b.life.refunded) == (b.name(0), 3, True)
+        b.fail("timeout")
+        b.away()
+        at(b, "backing-off")
+        assert (b.life.charged, b.life.failed) == (1, 1)  # nothing is given back again
+        b.due()
+        b.run().succeed()
+        b.run()
+        assert (b.life.test, b.life.refunded) == (b.name(2), False)
+
+
+@scenario
+def what_no_outage_did_is_not_given_back() -> None:
+    for status in ("crashed",):
+        b = Bench(2, retries=0, halt_after_consecutive_failures=9)
+        b.run().fail(status)
+        b.away()
+        assert b.life.failed == 1 and not b.life.requeued
+    b = Bench(3, retries=0, halt_after_consecutive_failures=9)
+    b.run().fail()
+    b.run().succeed()  # all was well
+    b.away()
+    assert b.life.failed == 1 and not b.life.requeued
+    for code in ("MACHINE_TAKEN", "REMOTE_DISK_FULL"):  # somebody uses it: no outage
+        b = Bench(2, retries=0, halt_after_consecutive_failures=9)
+        b.run().fail()
+        b.away(p2=code)
+        assert b.life.failed == 1 and not b.life.requeued
+    b = Bench(2, retries=0, halt_after_consecutive_failures=9)
+    b.run().fail()
+    b.run().fail("invalid")
+    assert b.life.failed == 1 and not b.life.requeued
+    b = Bench(2, retries=1)
+    b.run().fail()
+    b.skip(0)
+    b.away()
+    assert b.life.skipped == 1 and not b.life.requeued  # a person has decided it since
+    b = Bench(3, retries=0, halt_after_consecutive_failures=9)
+    b.run().fail()
+    b.retry((0, 1, "timeout"))
+    b.away()
+    assert [r.refunded for r in b.life.requeued] == [False]
+    b = Bench(3, retries=0, halt_after_consecutive_failures=1)
+    b.run().fail()
+    b.swept()
+    b.resume()
+    b.schedule()
+    b.away()
+    assert b.life.failed == 1 and not b.life.requeued  # whoever resumes has seen them
+
+
 # ---------------------------------------------------------------- the disk
 
 
@@ -853,6 +1246,85 @@ def a_full_disk_halts_until_there_is_room() -> None:
     at(b, "idle", None)
     assert b.step.reschedule and b.told() == ["halt", "over"] and b.facts()["reason"] == "only 3 MB are free"
     assert b.life.outcome == "waiting" and b.life.cause == ""
+
+
+@scenario
+def a_result_that_does_not_fit_waits_on_the_machines() -> None:
+    b = Bench(2)
+    b.run()
+    uid = b.life.uid
+    b.low_disk()
+    at(b, "halted", None)
+    assert (b.life.cause, b.life.code, b.life.uid) == ("disk", "DISK_FULL", uid) and b.rows() == []
+    assert b.life.holds_machines()  # nobody else may sweep it
+    b.restarted()
+    at(b, "halted", None)
+    b.room()
+    at(b, "idle", None)
+    assert b.life.uid == uid and b.life.holds_machines() and b.step.reschedule
+    b.schedule()
+    b.validated()
+    at(b, "running", m.RunAttempt)
+    assert isinstance(b.step.order, m.RunAttempt) and (b.step.order.uid, b.step.order.confirmed) == (uid, True)
+    b.succeed()
+    assert b.rows() == [(0, 1, "success", "")]
+
+
+@scenario
+def what_waits_on_the_machines_can_be_stopped() -> None:
+    for state in ("halted", "idle"):
+        for way in ("halt", "cancel", "skip"):
+            b = Bench(2 if way != "skip" else 1)
+            b.run().low_disk()
+            if state == "idle":
+                b.room()
+            if way == "skip":
+                b.skip(0)
+                at(b, state, m.Sweep)
+                assert b.rows() == [(0, 1, "skipped", "operator")] and b.decided() == {0: "skipped"}
+                assert (b.life.outcome == "finished") == (state == "idle")
+            else:
+                getattr(b, way)()
+                at(b, "halted" if way == "halt" else "idle", m.Sweep)
+                assert b.rows() == [(0, 1, "interrupted", "operator")]
+                assert b.latest(m.AttemptClosed).result.reason == "stopped by ann"
+            assert b.life.uid == "" and b.life.sweep_owed
+
+
+@scenario
+def another_test_is_skipped_while_a_result_waits() -> None:
+    for state in ("halted", "idle"):
+        b = Bench(2)
+        b.run().low_disk()
+        if state == "idle":
+            b.room()
+        uid, ticket = b.life.uid, b.life.ticket
+        b.skip(1)
+        goes_on(b, state, ticket)
+        assert b.rows() == [(1, 1, "skipped", "operator")] and b.life.uid == uid
+
+
+@scenario
+def results_that_were_taken_away_need_a_person() -> None:
+    for state in ("validating", "running"):
+        b = Bench(1).until(state)
+        b.low_disk("RESULTS_MISSING")
+        at(b, "halted", None)
+        assert (b.life.cause, b.life.code) == ("controller", "RESULTS_MISSING")
+        b.room()
+        ignored(b)
+        b.resume()
+        at(b, "idle")
+        assert bool(b.life.uid) == (state == "running")
+
+
+@scenario
+def archives_are_measured() -> None:
+    b = Bench(3)
+    for size in (100, 300, 200):
+        b.run()
+        b.happen(m.Succeeded(result=m.AttemptResult(end_status="success", archive="a", size=size)))
+    assert (b.life.largest, b.life.kept_bytes) == (300, 600)
 
 
 # ---------------------------------------------------------------- restarts

@@ -99,6 +99,7 @@ MORE: dict[str, dict[str, Any]] = {
     "unreachable": {"machine": "p1", "reason": "r"},
     "succeeded": {"result": RESULT},
     "failed": {"result": RESULT},
+    "not_cycled": {"machine": "p1", "reason": "r"},
     "skip": {"test": "T", "index": 1},
     "retry": {"tests": (("T", 1, "timeout"),)},
 }
@@ -146,6 +147,7 @@ def swapped(i: int, j: int) -> tuple[Row, ...]:
 # Guards that never hold together, so the order of their rows says nothing.
 APART = [
     {"attempt_open", "nothing_left"},  # an open attempt has a test
+    {"rung_reboots", "rung_cycles"},  # one rung comes next
 ]
 
 
@@ -233,18 +235,22 @@ def actions(bench: Bench, i: int) -> list[Callable[[Bench], Any]]:
         ("failed", lambda b: b.fail("wont-start", hopeless=True)),
         ("unreachable", lambda b: b.away(secs=150.0 * i)),
         ("due", Bench.due),
+        ("unreachable", lambda b: b.away(secs=300.0, p1="SHELL_HANG", p2="SSH_SILENT")),
+        ("cycled", Bench.cycled),
+        ("not_cycled", Bench.not_cycled),
         ("impossible", Bench.impossible),
         ("answered", Bench.answered),
         ("swept", Bench.swept),
         ("room", Bench.room),
+        ("low_disk", lambda b: b.low_disk(*(["RESULTS_MISSING"] * (i == 1)))),
         ("halt", Bench.halt),
         ("resume", Bench.resume),
         ("cancel", Bench.cancel),
         ("restarted", Bench.restarted),
         ("restarted", lambda b: b.restarted(crashed=True)),
     ]
-    if not life.uid:
-        may.append(("low_disk", Bench.low_disk))
+    if not life.uid and life.state == "validating":
+        may += [("validated", lambda b: (b.restart("p2"), b.validated()))] * 3
     if has_verdict and life.outcome != "cancelled":
         attempts = [c.attempts for c in bench.changes if isinstance(c, m.TestDecided) and c.test == test][-1]
         may.append(("retry", lambda b: b.retry((i, attempts, decided[i]))))
@@ -265,7 +271,9 @@ def sound(bench: Bench) -> None:
     assert len(back - {""}) == len(life.requeued) + bool(life.test)
     assert life.succeeded + life.failed + life.skipped == len(decided)
     assert life.remaining() == TESTS - len(decided), "no test is lost, none is counted twice"
-    assert bool(life.uid) == (life.plan is not None) and (not life.uid or life.state in HOLDING)
+    assert bool(life.uid) == (life.plan is not None) and (not life.uid or life.holds_machines())
+    assert not life.uid or life.state in HOLDING or bench.told()[-1] in ("halt", "over", "resume"), "it stays open"
+    assert bool(life.rung) == bool(life.climbing) and (not life.rung or life.state in ("rebooting", "backing-off"))
     assert (life.state == "running") <= bool(life.uid)
     assert life.failures_in_a_row < bench.experiment.policy.halt_after_consecutive_failures or life.state == "halted"
     assert bool(life.cause) == (life.state == "halted")
@@ -292,6 +300,8 @@ def kind_world(bench: Bench) -> None:
             bench.rebooted()
         case "running":
             bench.succeed()
+        case "backing-off" if bench.life.rung:
+            bench.cycled(*bench.life.climbing)
         case "backing-off":
             bench.due()
         case "halted":
@@ -321,11 +331,11 @@ def test_any_life_is_sound_outlives_its_process_and_comes_to_an_end(
         assert (lasting.step.row, lasting.step.order) == (reborn.step.row, reborn.step.order)
         assert lasting.step.changes == reborn.step.changes
         lasting.life.has_next(), reborn.life.has_next()
-        lasting.life.away_seen = None  # the one thing a new process does not know: when it looked last
+        lasting.life.away_seen = lasting.life.attempt_since = None  # what a new process cannot know
         reborn.reload()
         assert reborn.life.has_next() == lasting.life.has_next()
         assert reborn.life.to_json() == lasting.life.to_json()
-    for _ in range(TESTS * 8 + 8):
+    for _ in range(TESTS * 10 + 10):
         if reborn.life.state == "idle" and reborn.life.outcome == "finished":
             break
         kind_world(reborn)
@@ -337,7 +347,7 @@ def test_any_life_is_sound_outlives_its_process_and_comes_to_an_end(
 def test_whatever_a_life_knows_is_kept_or_found_elsewhere() -> None:
     given = {"id", "experiment", "sweep", "tool", "tuning"}
     in_other_rows = {"requeued", "decided_ahead", "plan", "facts"}
-    of_this_process = {"away_seen", "draw"}
+    of_this_process = {"away_seen", "attempt_since", "draw"}
     assert set(vars(Life(1, *_parts()))) == {*Life.KEPT_FIELDS, *given, *in_other_rows, *of_this_process}
 
 

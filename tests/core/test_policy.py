@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoperfd.core.messages import AttemptResult
 from autoperfd.core.plan import END_STATUSES, Verdict
-from autoperfd.core.policy import BLAME, KEPT, backoff_secs, result_of, todo
+from autoperfd.core.policy import (
+    AILING,
+    BLAME,
+    KEPT,
+    RUNGS,
+    SILENT,
+    SUSPICIOUS,
+    Examined,
+    backoff_secs,
+    blamed,
+    is_outage,
+    result_of,
+    rungs_for,
+    todo,
+)
 
 BEFORE = {"p1": "a", "p2": "b"}
 
@@ -74,3 +91,56 @@ def test_a_person_is_told_what_to_do() -> None:
     assert todo("operator", False, "x").endswith("autoperfctl resume x")
     assert todo("disk", False, "x") == "Make room; it goes on by itself"
     assert todo("", False, "x") == ""
+
+
+# ---------------------------------------------------------------- a look at the machines after a failure
+
+WELL = Examined(True, "ok", "b", {"p1": True, "p2": True})
+TIMEOUT = AttemptResult(end_status="timeout", blame="test", code="TIMEOUT", reason="it was ended")
+
+
+def test_a_test_is_blamed_where_all_is_well() -> None:
+    assert blamed(TIMEOUT, {"p1": WELL, "p2": WELL}) == TIMEOUT
+    assert blamed(TIMEOUT, {}) == TIMEOUT
+    silent = Examined(None, "ok", hears={"p2": None})  # it cannot tell
+    assert blamed(TIMEOUT, {"p1": silent, "p2": silent}) == TIMEOUT
+
+
+@pytest.mark.parametrize("status", SUSPICIOUS)
+def test_a_machine_that_does_not_answer_is_blamed(status: str) -> None:
+    away = Examined(False, "SSH_SILENT")
+    found = blamed(replace(TIMEOUT, end_status=status), {"p1": WELL, "p2": away})
+    assert (found.end_status, found.blame, found.machine, found.code) == (status, "machine", "p2", "SSH_SILENT")
+    assert found.reason == "it was ended; p2 does not answer now (SSH_SILENT)"
+    found = blamed(TIMEOUT, {"p1": away, "p2": away})
+    assert (found.blame, found.machine, found.code) == ("network", "", "NETWORK_DOWN")
+
+
+def test_machines_that_do_not_hear_each_other_are_blamed_on_the_network() -> None:
+    deaf = replace(WELL, hears={"p2": False})
+    found = blamed(TIMEOUT, {"p1": deaf, "p2": WELL})
+    assert (found.blame, found.machine, found.code) == ("network", "p1", "PARTITION")
+    assert "p1 and p2 do not hear each other" in found.reason
+
+
+def test_a_full_disk_of_a_machine_is_blamed_on_it() -> None:
+    found = blamed(replace(TIMEOUT, end_status="truncated"), {"p1": WELL, "p2": replace(WELL, disk_full=True)})
+    assert (found.end_status, found.blame, found.machine, found.code) == (
+        "truncated",
+        "machine",
+        "p2",
+        "REMOTE_DISK_FULL",
+    )
+
+
+@pytest.mark.parametrize("status", sorted({*END_STATUSES} - {*SUSPICIOUS}))
+def test_what_no_outage_explains_keeps_its_blame(status: str) -> None:
+    result = AttemptResult(end_status=status, blame=BLAME[status], reason="r")
+    assert blamed(result, {"p1": Examined(False, "SSH_SILENT"), "p2": WELL}) == result
+
+
+def test_rungs_are_for_machines_that_a_restart_may_help() -> None:
+    assert rungs_for("SHELL_HANG") == RUNGS and rungs_for("SSH_SILENT") == ("power",)
+    assert rungs_for("MACHINE_TAKEN") == rungs_for("REMOTE_DISK_FULL") == rungs_for("") == ()
+    assert is_outage("SSH_SILENT") and is_outage("PARTITION") and not is_outage("USER_LOGGED_IN")
+    assert not SILENT & AILING

@@ -19,6 +19,7 @@ from autoperfd.daemon import commands, notify, store
 from autoperfd.daemon.control import Question, Reply, Who
 from autoperfd.daemon.engine import Delivered, Engine, Entry, Offer
 from autoperfd.daemon.pins import PinBook
+from autoperfd.daemon.space import Reserve, Space
 from autoperfd.daemon.store import AttemptRow, Store, open_store
 from autoperfd.daemon.work import Answer
 from autoperfd.errors import AutoperfError, Problem, StoreError
@@ -56,6 +57,7 @@ class HandClock:
 
     def __init__(self) -> None:
         self.now, self.step = 1000.0, 1_700_000_000.0 - 1000.0
+        self.asleep = 0.0
 
     def wall(self) -> float:
         """Unix seconds UTC."""
@@ -64,6 +66,10 @@ class HandClock:
     def monotonic(self) -> float:
         """Seconds that never step."""
         return self.now
+
+    def suspended(self) -> float:
+        """Seconds the computer slept."""
+        return self.asleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +144,16 @@ def watched(path: Path, diary: list[tuple[str, Any]]) -> WatchedStore:
 class Rig:
     """One engine after another on the same state folder."""
 
-    def __init__(self, folder: Path, *, webhook: bool = False, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, webhook: bool = False, reserve: Reserve | None = None, **settings: Any) -> None:
         self.settings = DaemonSettings(state=folder, **{"backoff_first_secs": 4, "patience_secs": 100, **settings})
         self.clock = HandClock()
         self.rng = random.Random(7)
         self.diary: list[tuple[str, Any]] = []
         self.sent: list[notify.Message] = []
         self.free_bytes = 1 << 40
+        self.inodes: int | None = None
         self.bad_key: Callable[[Machine], str] = lambda machine: ""
-        self._webhook = webhook
+        self._webhook, self._reserve = webhook, reserve
         self.start()
 
     def start(self) -> None:
@@ -164,7 +171,8 @@ class Rig:
             pins=self.pins,
             answer=commands.answer,
             key_problem=lambda machine: self.bad_key(machine),
-            free_bytes=lambda: self.free_bytes,
+            space=lambda: Space(self.free_bytes, self.inodes),
+            reserve=self._reserve,
             controller="bench",
         )
         self.engine.workers = self.workers

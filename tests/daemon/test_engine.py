@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,13 +16,16 @@ import pytest
 from autoperfd.core import messages as m
 from autoperfd.daemon import store
 from autoperfd.daemon.engine import HOUSEKEEPING_SECS, Rejected, Stop
+from autoperfd.daemon.space import RESERVE_BYTES, Reserve
 from autoperfd.daemon.store import AttemptRow, OutboxRow, PinRow, SaveHistory, SaveLife
 from autoperfd.daemon.work import Answer, Crash
 from autoperfd.errors import ConfigError, DiskError, Problem, Refused, StoreError
 from tests.daemon.support import Given, Rig, toml
+from tests.faults import Fired
 
 T100 = "4SEC_100B_1PUB_1SUB_REL_UC_100LC"
 T200 = "4SEC_200B_1PUB_1SUB_REL_UC_100LC"
+SUCCESS = m.AttemptResult(end_status="success", archive="data/x/attempt-1.tar.gz", sha256="ab", size=1)
 OTHERS = ("10.0.0.3", "10.0.0.4")
 
 
@@ -460,7 +464,7 @@ def test_no_attempt_opens_on_a_full_disk(rig: Rig) -> None:
     rig.free_bytes = (1024 << 20) - 1
     rig.validated(1)
     assert rig.states() == ["halted", "running"] and rig.life(1).cause == "disk"
-    assert rig.life(1).reason == f"only 1023 MB are free in {rig.settings.state}, 1024 MB are the reserve"
+    assert rig.life(1).reason == f"only 1023 MB are free in {rig.settings.state}, the next attempt may need 1024 MB"
     rig.away(2)
     rig.answer(2, m.Due())
     rig.validated(2)
@@ -471,6 +475,118 @@ def test_no_attempt_opens_on_a_full_disk(rig: Rig) -> None:
     rig.free_bytes = 2048 << 20
     rig.wait(10)
     assert rig.states() == ["validating", "running"]
+
+
+def test_an_attempt_needs_twice_what_the_largest_has_taken(rig: Rig) -> None:
+    rig.submit(toml())
+    rig.running()
+    rig.answer(1, m.Succeeded(result=replace(SUCCESS, size=300 << 20)))
+    rig.free_bytes = (1024 + 600 << 20) - 1
+    rig.validated()
+    assert rig.states() == ["halted"] and rig.life().code == "DISK_FULL"
+    rig.free_bytes = 2 * (1024 + 600 << 20)
+    rig.wait(10)
+    assert rig.states() == ["validating"]
+
+
+@pytest.mark.fault("D4")
+def test_no_attempt_opens_without_inodes(rig: Rig, fired: Fired) -> None:
+    rig.submit(toml())
+    rig.inodes = 3
+    rig.validated()
+    assert rig.states() == ["halted"] and (rig.life().cause, rig.life().code) == ("disk", "INODES_FULL")
+    assert "only 3 more files (inodes) fit" in rig.life().reason
+    fired("D4", rig.life().reason)
+    rig.inodes = 399
+    rig.wait(10)
+    assert rig.states() == ["halted"]
+    rig.inodes = 400
+    rig.wait(10)
+    assert rig.states() == ["validating"]
+
+
+@pytest.mark.fault("D15")
+def test_results_that_are_taken_away_are_not_begun_anew_in_secret(rig: Rig, fired: Fired) -> None:
+    rig.submit(toml())
+    rig.running()
+    rig.answer(1, m.Succeeded(result=SUCCESS))
+    folder = rig.settings.state / "results" / rig.engine.entries[1].row.folder
+    shutil.rmtree(folder)
+    rig.validated()
+    assert rig.states() == ["halted"] and (rig.life().cause, rig.life().code) == ("controller", "RESULTS_MISSING")
+    assert str(folder) in rig.life().reason and not folder.exists()
+    fired("D15", rig.life().reason)
+    rig.wait(10)
+    rig.restart()
+    assert rig.states() == ["halted"] and not folder.exists()
+    rig.ask("resume", experiment="PCG #1")
+    rig.validated()
+    assert rig.states() == ["running"]
+    lines = (folder / "ess.csv").read_text().splitlines()
+    assert [line.split(",")[5] for line in lines] == ["end_status", "success", "running"]  # as the memory has it
+
+
+def test_a_halt_for_the_disk_gives_up_the_reserve(tmp_path: Path) -> None:
+    reserve = Reserve(tmp_path)
+    reserve.keep()
+    assert (tmp_path / "reserve").stat().st_blocks * 512 >= RESERVE_BYTES
+    rig = Rig(tmp_path, reserve=reserve)
+    rig.submit(toml())
+    rig.free_bytes = 0
+    rig.validated()
+    assert rig.states() == ["halted"] and (tmp_path / "reserve").stat().st_size == 0
+    rig.free_bytes = 1 << 40
+    rig.wait(10)
+    assert rig.states() == ["validating"] and (tmp_path / "reserve").stat().st_size == RESERVE_BYTES
+    rig.stop()
+
+
+# ---------------------------------------------------------------- suspend
+
+
+@pytest.mark.fault("C3")
+def test_after_a_suspend_everything_is_looked_at_anew(rig: Rig, fired: Fired) -> None:
+    rig.submit(toml())
+    rig.running()
+    uid, ticket = rig.life().uid, rig.life().ticket
+    rig.clock.asleep = 4.0
+    rig.wait(1)
+    assert rig.life().ticket == ticket
+    rig.clock.asleep = 3604.0
+    rig.wait(1)
+    order = rig.workers.at_work[1].order
+    assert rig.life().ticket == ticket + 1 and isinstance(order, m.RunAttempt) and order.uid == uid
+    fired("C3", "the clocks tell of a suspend of an hour")
+    rig.wait(1)
+    assert rig.life().ticket == ticket + 1
+
+
+# ---------------------------------------------------------------- an outage that several meet
+
+
+def test_an_outage_of_everything_is_told_once(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, webhook=True, patience_secs=0)
+    rig.submit(toml(), toml("B", machines=OTHERS, network="b"))
+
+    def nobody(number: int) -> m.Unreachable:
+        names = [machine.name for machine in rig.engine.entries[number].life.experiment.machines]
+        return m.Unreachable(machine=names[0], reason="no ping", code="PING", ill=dict.fromkeys(names, "PING"))
+
+    for number in (1, 2):
+        rig.answer(number, nobody(number))
+    assert rig.states() == ["halted", "halted"]
+    assert [json.loads(message.body)["kind"] for message in rig.sent] == ["halt"]
+    assert "none of the 2 machines answers" in json.loads(rig.sent[0].body)["sentence"]
+    rig.deliver()
+    for number in (2, 1):
+        rig.answer(number, m.Answered())
+    assert [json.loads(message.body)["kind"] for message in rig.sent] == ["halt", "over"]
+    assert json.loads(rig.sent[1].body)["experiment"] == "PCG #1"
+    rig.deliver()
+    rig.answer(2, replace(nobody(2), ill={}))  # one machine alone is an incident of its own
+    rig.answer(1, nobody(1))
+    assert [json.loads(message.body)["kind"] for message in rig.sent][2:] == ["halt", "halt"]
+    rig.stop()
 
 
 def test_exports_that_cannot_be_written_stop_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

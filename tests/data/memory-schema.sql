@@ -11,6 +11,7 @@ CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL, sum TEXT NOT NULL) 
 CREATE TABLE outbox( id TEXT PRIMARY KEY, created REAL NOT NULL, kind TEXT NOT NULL, facts TEXT NOT NULL, tries INTEGER NOT NULL, next_at REAL NOT NULL, state TEXT NOT NULL, why TEXT NOT NULL, sum TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX outbox_waiting ON outbox(next_at) WHERE state = 'waiting';
 CREATE TABLE pins( host TEXT NOT NULL, port INTEGER NOT NULL, key TEXT NOT NULL, who TEXT NOT NULL, pinned REAL NOT NULL, sum TEXT NOT NULL, PRIMARY KEY(host, port, key)) WITHOUT ROWID;
+CREATE TABLE refunded( experiment INTEGER NOT NULL, test TEXT NOT NULL, sum TEXT NOT NULL, PRIMARY KEY(experiment, test)) WITHOUT ROWID;
 CREATE TABLE requeued( id INTEGER PRIMARY KEY, experiment INTEGER NOT NULL, place REAL NOT NULL, test TEXT NOT NULL, number INTEGER NOT NULL, charged INTEGER NOT NULL, sum TEXT NOT NULL);
 CREATE INDEX requeued_by_place ON requeued(experiment, place);
 CREATE INDEX requeued_by_test ON requeued(experiment, test);
