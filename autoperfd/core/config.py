@@ -269,6 +269,8 @@ class _Reader:
         limit = values["rcg_test_count"] if generation == "rcg" else None
         sweep = Sweep(space, shuffled, limit, values["seed"] if shuffled else None)
         self._resuming(values["resuming_test_name"], sweep, where, warnings)
+        if values["reboot"] == "never" and any(machine.power_cycle for machine in machines):
+            warnings.append('power_cycle is not used: reboot = "never" holds for ill machines, too')
         policy = Policy(**{key: values[key] for key in Policy.__dataclass_fields__})
         return Experiment(
             name=values["experiment_name"],

@@ -31,3 +31,8 @@ def _plain(char: str) -> bool:
 def _escaped(char: str) -> str:
     code = ord(char)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def coded(code: str, reason: str) -> str:
+    """A reason for a person behind its stable code for a script; the one that is there, where one is missing."""
+    return f"{code}: {reason}" if code and reason else code or reason

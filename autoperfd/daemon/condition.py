@@ -9,8 +9,11 @@ from autoperfd.core.ess import timestamp
 from autoperfd.core.lifecycle import BUSY
 from autoperfd.core.plan import Machine
 from autoperfd.core.policy import todo
+from autoperfd.core.text import coded
 from autoperfd.daemon import views
 from autoperfd.daemon.engine import Engine, Entry
+
+FORESEEN_SECS = 7 * 86_400.0
 
 
 def status(engine: Engine) -> views.StatusView:
@@ -27,7 +30,7 @@ def status(engine: Engine) -> views.StatusView:
         hold=engine.hold,
         experiments=tuple(experiment(engine, entry) for entry in entries),
         failures=tuple(failures[:5]),
-        attention=(*engine.attention, *undelivered, *filter(None, (engine.trouble(),))),
+        attention=(*engine.attention, *undelivered, *_tight(engine), *filter(None, (engine.trouble(),))),
     )
 
 
@@ -67,7 +70,7 @@ def show(engine: Engine, entry: Entry) -> views.ShowView:
             end_timestamp=timestamp(row.ended),
             blame=row.blame,
             machine=row.machine,
-            reason=row.reason,
+            reason=coded(row.code, row.reason),
             archive=row.archive,
         )
         for row in engine.store.latest(life.id, 20)
@@ -106,7 +109,7 @@ def experiment(engine: Engine, entry: Entry) -> views.ExperimentView:
         current=current,
         remaining_secs=_remaining_secs(entry, remaining, now),
         halted_cause=life.cause,
-        halted_reason=life.reason if life.state == "halted" else "",
+        halted_reason=coded(life.code, life.reason) if life.state == "halted" else "",
         todo=todo(life.cause, life.probing, entry.row.name) if life.state == "halted" else "",
         failures_in_a_row=life.failures_in_a_row,
         failures_allowed=life.experiment.policy.halt_after_consecutive_failures,
@@ -116,12 +119,36 @@ def experiment(engine: Engine, entry: Entry) -> views.ExperimentView:
 
 def _sentence(engine: Engine, entry: Entry) -> str:
     life = entry.life
+    if life.rung:
+        what = {"soft": "reboots", "forced": "reboots by force", "power": "cycles the power of"}[life.rung]
+        return f"{what} {', '.join(life.climbing)}, which did not get well by waiting: {coded(life.code, life.reason)}"
     if life.state == "backing-off":
-        return f"waits before it tries the machines again: {life.reason}"
+        return f"waits before it tries the machines again: {coded(life.code, life.reason)}"
     if life.state == "idle" and life.outcome == "waiting":
         other = engine.blocker(entry)
         return f"waits for {other.row.name}, which uses its machines or network" if other else ""
     return ""
+
+
+def _tight(engine: Engine) -> list[str]:
+    """Sentences about experiments whose results of the next days will not fit on the controller's disk."""
+    found, free = [], engine.space().free
+    for entry in engine.entries.values():
+        life = entry.life
+        measured = life.succeeded + life.failed
+        if life.state in BUSY and measured and sum(entry.spans) > 0.0:
+            tests = min(life.remaining(), int(FORESEEN_SECS * len(entry.spans) / sum(entry.spans)))
+            needed = tests * life.kept_bytes // measured
+            if needed > free:
+                found.append(
+                    f"The next results of {entry.row.name} need about {_size(needed)} of disk, {_size(free)} are free: "
+                    "make room in time, it halts before the disk is full"
+                )
+    return found
+
+
+def _size(count: int) -> str:
+    return f"{count / (1 << 30):.1f} GB" if count >= 1 << 30 else f"{max(1, count >> 20)} MB"
 
 
 def _remaining_secs(entry: Entry, remaining: int, now: float) -> float | None:
@@ -147,6 +174,6 @@ def _machine(entry: Entry, machine: Machine) -> views.MachineView:
 
 def _failures(engine: Engine, entry: Entry, limit: int) -> list[views.FailureView]:
     return [
-        views.FailureView(entry.row.name, row.test, row.status, row.reason, row.number, row.ended)
+        views.FailureView(entry.row.name, row.test, row.status, coded(row.code, row.reason), row.number, row.ended)
         for row in engine.store.failures(entry.life.id, limit)
     ]

@@ -24,6 +24,7 @@ from autoperfd.core.names import KEYS
 from autoperfd.core.plan import Machine, Tool
 from autoperfd.core.policy import KEPT
 from autoperfd.core.settings import DaemonSettings
+from autoperfd.core.text import coded
 from autoperfd.daemon import files, notify, store
 from autoperfd.daemon.control import Question
 from autoperfd.daemon.exports import Exports
@@ -400,8 +401,11 @@ class Engine:
                 for name in event.boot_ids:
                     entry.seen[name] = self.clock.wall()
                 entry.trouble.clear()
-            case m.Unreachable() | m.Impossible():
-                entry.trouble[event.machine] = event.reason
+            case m.Unreachable():
+                entry.trouble.update(event.ill)
+                entry.trouble[event.machine] = coded(event.code, event.reason)
+            case m.Impossible():
+                entry.trouble[event.machine] = coded(event.code, event.reason)
 
     # ------------------------------------------------------------ files of the queue
 
@@ -715,7 +719,8 @@ class Engine:
 
 def _note(event: m.Event, step: Step) -> str:
     """What the history says of a step."""
-    return step.note or getattr(event, "reason", "") or getattr(getattr(event, "result", None), "reason", "")
+    told = event.result if isinstance(event, m.Failed | m.Succeeded) else event
+    return coded(getattr(told, "code", ""), step.note or getattr(told, "reason", ""))
 
 
 def _decided(rows: Sequence[AttemptRow]) -> dict[str, list[AttemptRow]]:

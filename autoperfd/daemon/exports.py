@@ -18,6 +18,7 @@ from pathlib import Path
 
 from autoperfd.core.ess import ESS_COLUMNS, ess_line, line, summary_columns
 from autoperfd.core.policy import KEPT
+from autoperfd.core.text import coded
 from autoperfd.daemon import files
 from autoperfd.daemon.store import AttemptRow
 from autoperfd.errors import DiskError
@@ -198,7 +199,7 @@ class Exports:
 
 def _running(row: AttemptRow) -> bytes:
     """The line an attempt had before it ended."""
-    return ess_text(replace(row, ended=None, status="running", blame="", machine="", reason="", archive=""))
+    return ess_text(replace(row, ended=None, status="running", blame="", machine="", code="", reason="", archive=""))
 
 
 def ess_text(row: AttemptRow) -> bytes:
@@ -213,7 +214,7 @@ def ess_text(row: AttemptRow) -> bytes:
         number=row.number,
         blame=row.blame,
         machine=row.machine,
-        reason=row.reason,
+        reason=coded(row.code, row.reason),
         settings=json.loads(row.settings),
         archive=row.archive,
     ).encode()

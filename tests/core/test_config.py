@@ -400,3 +400,10 @@ def test_any_bytes_are_text_or_refused(data: bytes) -> None:
         decode(data, "f")
     except ConfigError as error:
         assert len(error.problems) == 1
+
+
+def test_a_switch_that_will_not_be_used_is_told() -> None:
+    switch = 'power_cycle = "plug-p1"'
+    assert [w for w in one(machine=switch).warnings if "power_cycle" in w] == []
+    (warning,) = (w for w in one('reboot = "never"', machine=switch).warnings if "power_cycle" in w)
+    assert "not used" in warning

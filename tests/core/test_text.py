@@ -9,7 +9,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoperfd.core.text import safe, safe_lines
+from autoperfd.core.text import coded, safe, safe_lines
 
 BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -46,3 +46,8 @@ def test_big_text_is_quick() -> None:
     began = time.process_time()
     safe_lines("\u202e" * 65536)
     assert time.process_time() - began < 0.5
+
+
+def test_a_code_stands_before_its_reason() -> None:
+    assert coded("DISK_FULL", "no room") == "DISK_FULL: no room"
+    assert (coded("", "no room"), coded("DISK_FULL", ""), coded("", "")) == ("no room", "DISK_FULL", "")

@@ -452,7 +452,7 @@ def test_overdue_work_is_given_up(rig: Rig) -> None:
     event = m.Unreachable(machine="p1", reason="Validate did not end within its time", code="WORK_STUCK")
     rig.workers.overdue.append(Answer(1, rig.life().ticket, event))
     rig.wait(1)
-    assert rig.states() == ["backing-off"] and rig.engine.entries[1].trouble == {"p1": event.reason}
+    assert rig.states() == ["backing-off"] and rig.engine.entries[1].trouble == {"p1": f"WORK_STUCK: {event.reason}"}
 
 
 # ---------------------------------------------------------------- the disk's room
@@ -487,6 +487,23 @@ def test_an_attempt_needs_twice_what_the_largest_has_taken(rig: Rig) -> None:
     rig.free_bytes = 2 * (1024 + 600 << 20)
     rig.wait(10)
     assert rig.states() == ["validating"]
+
+
+@pytest.mark.fault("D3")
+def test_a_disk_that_will_be_too_small_is_told_in_time(rig: Rig, fired: Fired) -> None:
+    rig.submit(toml().replace("[100, 200]", "[100, 200, 300, 400]"))
+    rig.running()
+    rig.clock.now += 10
+    rig.answer(1, m.Succeeded(result=replace(SUCCESS, size=100 << 20)))
+    rig.free_bytes = 300 << 20
+    assert "To do" not in rig.ask("status").text
+    rig.free_bytes -= 1
+    said = " ".join(rig.ask("status").text.split())
+    assert "The next results of PCG #1 need about 300 MB of disk, 299 MB are free: make room in time" in said
+    fired("D3", said)
+    rig.free_bytes = 100 << 30
+    rig.validated()
+    assert rig.states() == ["running"]
 
 
 @pytest.mark.fault("D4")
