@@ -17,7 +17,7 @@ from transitions import Machine as StateMachine
 
 from autoperfd.core import messages as m
 from autoperfd.core.config import Experiment
-from autoperfd.core.plan import Machine, Plan, Settings, Tool
+from autoperfd.core.plan import Blame, Machine, Plan, Settings, Tool
 from autoperfd.core.policy import (
     BLAMELESS_BUDGET,
     COMEBACKS,
@@ -532,7 +532,7 @@ class Life:
     def interrupt_by_controller(self, data: Any) -> None:
         event = _event(data, m.HalfStarted)
         why = event.reason or "the daemon was interrupted while it started the attempt"
-        self._close_open("interrupted", "controller", why, event.wall)
+        self._close_open("interrupted", "controller", why, event.wall, code="HALF_STARTED")
         self.blameless += 1
 
     def interrupt_by_operator(self, data: Any) -> None:
@@ -551,9 +551,18 @@ class Life:
 
     def lose_open(self, data: Any) -> None:
         event = _event(data, m.Event)
-        machine, reason = getattr(event, "machine", ""), getattr(event, "reason", "")
+        assert isinstance(event, m.Unreachable | m.Impossible)
+        evidence = event.evidence if isinstance(event, m.Unreachable) else "{}"
         self.sweep_owed = self.sweep_owed or bool(self.uid)
-        self._close_open("machine-lost", "machine", reason, event.wall, machine)
+        self._close_open(
+            "machine-lost",
+            "machine",
+            event.reason,
+            event.wall,
+            machine=event.machine,
+            code=event.code or "MACHINE_LOST",
+            evidence=evidence,
+        )
 
     def skip_current(self, data: Any) -> None:
         event = _event(data, m.Skip)
@@ -762,7 +771,7 @@ class Life:
         event = _event(data, m.Restarted)
         self.poisoned += 1
         self.reason = f"the daemon crashed three times while it ran {self.test}"
-        self._close_open("crashed-daemon", "controller", self.reason, event.wall)
+        self._close_open("crashed-daemon", "controller", self.reason, event.wall, code="DAEMON_CRASHES")
         self.failed += 1
         self._decide("crashed-daemon", event.wall)
 
@@ -886,9 +895,23 @@ class Life:
         self.uid, self.plan, self.confirmed, self.opened, self.attempt_since = "", None, False, 0.0, None
         self.reboot_owed = self.reboot_owed or self.experiment.policy.reboot == "test"
 
-    def _close_open(self, status: str, blame: Any, reason: str, wall: float, machine: str = "") -> None:
+    def _close_open(
+        self,
+        status: str,
+        blame: Blame,
+        reason: str,
+        wall: float,
+        *,
+        machine: str = "",
+        code: str = "",
+        evidence: str = "{}",
+    ) -> None:
+        """End the open attempt, where there is one."""
         if self.uid:
-            self._close(m.AttemptResult(end_status=status, blame=blame, reason=reason, machine=machine), wall)
+            result = m.AttemptResult(
+                end_status=status, blame=blame, reason=reason, machine=machine, code=code, evidence=evidence
+            )
+            self._close(result, wall)
 
     def _record_skip(self, event: m.Skip, number: int) -> None:
         reason = f"skipped by {self._who(event)}"

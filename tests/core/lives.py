@@ -189,7 +189,13 @@ class Bench:
         """p2 does not answer, or those machines are ill with those codes, the first being the gravest."""
         machine, code = next(iter(ill.items()), ("p2", "SSH_SILENT"))
         event = m.Unreachable(
-            machine=machine, reason=f"{machine}: is away", code=code, pings=pings, ssh_checks=ssh_checks, ill=ill
+            machine=machine,
+            reason=f"{machine}: is away",
+            code=code,
+            pings=pings,
+            ssh_checks=ssh_checks,
+            ill=ill,
+            evidence=f'{{"{machine}": "silent"}}',
         )
         return self.happen(event, secs)
 

@@ -483,7 +483,8 @@ def patience_ends_with_an_attempt_open() -> None:
         b.away()
         at(b, "halted", m.SlowProbe)
         assert b.rows() == [(0, 1, "machine-lost", "machine")] and b.life.uid == ""
-        assert b.latest(m.AttemptClosed).result.machine == "p2"
+        lost = b.latest(m.AttemptClosed).result
+        assert (lost.machine, lost.code, lost.evidence) == ("p2", "SSH_SILENT", '{"p2": "silent"}')
         assert (b.life.test, b.life.number, b.life.charged) == (b.name(0), 1, 0) and b.decided() == {}
         assert b.life.sweep_owed  # it may go on there
         b.resume()
