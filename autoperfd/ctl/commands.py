@@ -118,6 +118,18 @@ def _show(context: Context) -> int:
     return context.print("show", {"experiment": context.options.experiment})
 
 
+def _verify(context: Context) -> int:
+    from autoperfd.ctl import verify
+
+    name = context.options.experiment
+    findings, live = verify.run(name, context.agreed, context.places.state)
+    if context.options.json:
+        terminal.print_json(verify.facts(name, findings, live))
+    else:
+        terminal.print_text(verify.report(name, findings, live))
+    return 0 if findings.clean else 1
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -305,6 +317,13 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("list", "all experiments and what lately came through the queue", ("autoperfctl list",), _list, (_JSON,)),
     Command("show", "one experiment in full", ('autoperfctl show "PCG #1"',), _show, (_EXPERIMENT, _JSON)),
+    Command(
+        "verify",
+        "read memory, sheets and archives of an experiment independently and say what does not fit",
+        ('autoperfctl verify "PCG #1"', 'autoperfctl verify "PCG #1" --json | jq .problems'),
+        _verify,
+        (_EXPERIMENT, _JSON),
+    ),
     Command(
         "halt",
         "stop an experiment, ending its running test; without a name hold everything, new files included",

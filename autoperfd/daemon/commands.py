@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autoperfd.core import messages as m
-from autoperfd.daemon import archive, condition, views
+from autoperfd.daemon import archive, condition, copies, views
 from autoperfd.daemon.control import Question, Reply, Who
 from autoperfd.daemon.engine import Engine, Entry
 from autoperfd.daemon.pins import fingerprint
 from autoperfd.daemon.store import PinRow
-from autoperfd.errors import Refused
+from autoperfd.errors import DiskError, Refused, StoreError
 
 Command = Callable[[Engine, Mapping[str, Any], Who], Reply]
 
@@ -48,6 +48,15 @@ def _list(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
 def _show(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     view = condition.show(engine, engine.find(_text(args, "experiment")))
     return Reply(text=views.render_show(view), data=views.to_data(view))
+
+
+def _copy(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
+    """A copy of the memory for whoever reads it by himself: data {memory, results}."""
+    try:
+        path = copies.make(engine.store, engine.settings.state, engine.settings.disk_reserve_mb << 20)
+    except (DiskError, StoreError) as error:
+        raise Refused(error.message, hint=error.hint) from error
+    return Reply(text=f"{path}\n", data={"memory": str(path), "results": str(engine.results)})
 
 
 # ---------------------------------------------------------------- stopping and going on
@@ -222,6 +231,7 @@ COMMANDS: Mapping[str, Command] = {
     "status": _status,
     "list": _list,
     "show": _show,
+    "copy": _copy,
     "halt": _halt,
     "resume": _resume,
     "cancel": _cancel,

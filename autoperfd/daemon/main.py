@@ -28,7 +28,7 @@ from autoperfd.core.config import Experiment
 from autoperfd.core.plan import Machine
 from autoperfd.core.settings import DaemonSettings, read_settings
 from autoperfd.core.text import safe_lines
-from autoperfd.daemon import commands, condition, files, notify, views
+from autoperfd.daemon import commands, condition, copies, files, notify, views
 from autoperfd.daemon.control import Ask, Control, Reply, Who, asker
 from autoperfd.daemon.engine import Delivered, Engine, Offer, Rejected, Stop
 from autoperfd.daemon.imports import read_history
@@ -52,6 +52,7 @@ SNAPSHOT_SECS = 1.0  # after a change; whatever follows the change at once comes
 LOCK_SECS = 5.0
 OFFER_SECS = 60.0
 MOST_SCANNED = 200
+TIDY_SECS = 60.0
 SCAN_SECS = 25.0
 
 
@@ -115,6 +116,7 @@ class Daemon:
         self.trouble: list[str] = []  # what a person should know from the start
         self._snapshot_at: float | None = 0.0  # monotonic: when the next one is due, None while nothing has changed
         self._sentence = ""
+        self._tidy_at = 0.0  # monotonic
 
     def run(self) -> int:
         """Start, decide until asked to stop, end in order."""
@@ -124,6 +126,7 @@ class Daemon:
         lock = _lock(state)
         self.reserve.keep()
         memory = open_store(state / "autoperf.db")
+        copies.clear(state)
         engine, fleet, workers, sender = self._assemble(memory)
         engine.load()
         control = Control(self.settings.runtime / "control.sock", _scanning(asker(engine.post), fleet, engine.pins))
@@ -241,6 +244,7 @@ class Daemon:
         while not engine.stopping:
             self.pulse.beat()
             engine.tick()
+            self._tidy()
             told_at = self._tell(engine)
             try:
                 wait = min(engine.next_time(), told_at) - time.monotonic()
@@ -249,6 +253,12 @@ class Daemon:
                 continue
             with self.pulse.working():
                 engine.handle(message)
+
+    def _tidy(self) -> None:
+        """Remove copies of the memory that nobody reads any more."""
+        if time.monotonic() >= self._tidy_at:
+            self._tidy_at = time.monotonic() + TIDY_SECS
+            copies.clear(self.settings.state, copies.KEPT_SECS)
 
     def _tell(self, engine: Engine) -> float:
         """Keep systemd's sentence and the snapshot fresh; when (monotonic) the next look is due at the latest."""

@@ -363,6 +363,25 @@ class Store:
                 f"the memory cannot be written: {error}", hint="look at the disk of the state folder"
             ) from error
 
+    def size(self) -> int:
+        """Bytes the memory takes."""
+        return int(
+            self._db.execute("PRAGMA page_count").fetchone()[0] * self._db.execute("PRAGMA page_size").fetchone()[0]
+        )
+
+    def copy_to(self, path: Path) -> None:
+        """Copy the memory as it is into an empty file, which need not be durable. Raises StoreError.
+
+        Opening the memory's own file a second time would let go of the lock on it, so SQLite has to do it.
+        """
+        try:
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as target:
+                target.execute("PRAGMA synchronous=OFF")
+                target.execute("PRAGMA journal_mode=OFF")
+                self._db.backup(target)
+        except sqlite3.Error as error:
+            raise StoreError(f"the memory cannot be copied to {path}: {error}", hint="look at the disk") from error
+
     def close(self) -> None:
         """Give the file back."""
         self._db.close()

@@ -89,6 +89,20 @@ class Daemon:
                 raise AssertionError(f"not within {secs} s: {what}\n{self.text()}")
             pause.wait(0.05)
 
+    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`autoperfctl WORDS`, beside this daemon."""
+        raise NotImplementedError
+
+    def verify(self, name: str) -> list[str]:
+        """What `autoperfctl verify` finds wrong with an experiment, by the real command; [] when it is clean."""
+        done = self.ctl("verify", name, "--json")
+        assert done.returncode in (0, 1) and done.stdout and not done.stderr, done
+        data = json.loads(done.stdout)
+        problems = [str(problem["sentence"]) for problem in data["problems"]]
+        assert (not problems) == data["clean"] == (done.returncode == 0), data
+        assert data["checked"]["rows"] > 0
+        return problems
+
     def ess(self, folder: str) -> list[dict[str, str]]:
         """The rows of an experiment's ESS."""
         with (self.state / "results" / folder / "ess.csv").open(newline="") as file:
@@ -143,6 +157,11 @@ class LiveDaemon(Daemon):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
+
+    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`autoperfctl WORDS`, told of this daemon's settings."""
+        argv = [sys.executable, "-m", "autoperfd.ctl.main", "--config", str(self.config), *words]
+        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
 
     def text(self) -> str:
         """What it logged."""

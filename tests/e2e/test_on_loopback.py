@@ -52,7 +52,9 @@ def test_an_experiment_runs_to_its_proven_end(daemon: LiveDaemon, loopback_lab: 
     for row in rows:
         assert archive.problems(daemon.state / "results" / "PCG_1" / row["archive"]) == []
     assert all(loopback_lab.boot_id(m.name) != b for m, b in zip(loopback_lab.machines, before, strict=True))
+    assert daemon.verify("PCG #1") == []
     assert daemon.stop() == 0
+    assert daemon.verify("PCG #1") == []
 
 
 def test_a_killed_daemon_finds_the_running_attempt_again(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
