@@ -56,12 +56,14 @@ def check(row: sqlite3.Row, folder: Path, findings: Findings) -> None:
     except OSError as error:
         problem(f"cannot be read: {error.strerror}")
         return
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        problem("is no regular file")
+        return
     with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor, no path
         findings.count("archives")
         try:
             size = os.fstat(fd).st_size
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise Bad("is no regular file")
             if size != row["size"]:
                 raise Bad(f"has {size} bytes, the memory says {row['size']}")
             if hashlib.file_digest(file, "sha256").hexdigest() != row["sha256"]:

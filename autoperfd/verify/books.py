@@ -234,14 +234,14 @@ class Books:
             if after["id"] != before["id"] + 1:
                 self._problem(f"lines {before['id'] + 1} to {after['id'] - 1} of the history are missing")
         rows = self._db.execute(
-            "SELECT id, test, before, after FROM history WHERE experiment = ? AND after <> '' ORDER BY id",
-            (self._kept.id,),
+            "SELECT id, wall, before, after FROM history WHERE experiment = ? ORDER BY id", (self._kept.id,)
         )
-        state = None
+        state, step = None, None
         for row in rows:
-            if state is not None and row["before"] != state:
+            this = (row["wall"], row["before"], row["after"])  # a step may say something about several tests
+            if state is not None and row["before"] != state and this != step:
                 self._problem(f"line {row['id']} of the history begins {row['before']}, the one before ended {state}")
-            state = row["after"]
+            state, step = row["after"], this
         if state is not None and state != self._life["state"]:
             self._problem(f"the history ends {state}, the experiment is {self._life['state']}")
 

@@ -35,9 +35,8 @@ def open_copy(path: Path) -> sqlite3.Connection:
     return db
 
 
-def check(db: sqlite3.Connection, findings: Findings) -> bool:
-    """The file, its tables and every row's checksum; False where its rows cannot be relied on to be readable."""
-    before = len(findings.problems)
+def check(db: sqlite3.Connection, findings: Findings) -> None:
+    """The file, its tables and every row's checksum."""
     wanted = sqlite3.connect(":memory:")
     try:
         for migration in MIGRATIONS:
@@ -52,7 +51,7 @@ def check(db: sqlite3.Connection, findings: Findings) -> bool:
         columns = {name: [row[1] for row in wanted.execute(f"PRAGMA table_info({name})")] for name in names}
     except sqlite3.Error as error:
         findings.problem(f"the memory is damaged: {error}", file="autoperf.db")
-        return False
+        return
     finally:
         wanted.close()
     for name in names:
@@ -60,7 +59,6 @@ def check(db: sqlite3.Connection, findings: Findings) -> bool:
             _check_table(db, name, columns[name], findings)
         except sqlite3.Error as error:
             findings.problem(f"the memory's table {name} cannot be read: {error}", file="autoperf.db")
-    return len(findings.problems) == before
 
 
 def _check_table(db: sqlite3.Connection, table: str, columns: list[str], findings: Findings) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +29,16 @@ def verify(name: str, take: Callable[[], Taken], scratch: Path) -> Findings:
     `take` copies the memory; it is called again where the daemon lives and may have gone on since. The sheets are
     copied into `scratch`. Raises Unreadable where nothing can be verified.
     """
-    findings = Findings()
+    findings, strays = Findings(), list[str]()
     look = _Look(name, take(), scratch)
     try:
         memory.check(look.db, findings)
         known = _space(look, findings)
         books.Books(look.db, look.kept, known, findings).check()
-        _check_archives(look, findings)
-        strays = folder.check(look.db, look.kept, look.place, findings)
+        with _told(findings):
+            _check_archives(look, findings)
+        with _told(findings):
+            strays = folder.check(look.db, look.kept, look.place, findings)
         found = look.sheets(known)
     finally:
         look.close()
@@ -45,14 +48,24 @@ def verify(name: str, take: Callable[[], Taken], scratch: Path) -> Findings:
         look = _Look(name, take(), scratch)
         try:
             found = look.sheets(known)
-            seen = folder.check(look.db, look.kept, look.place, Findings())
-            strays = [stray for stray in strays if stray in seen]
+            with _told(found):
+                seen = folder.check(look.db, look.kept, look.place, Findings())
+                strays = [stray for stray in strays if stray in seen]
         finally:
             look.close()
     for stray in strays:
         found.problem(f"{stray} belongs to no attempt of this experiment", file=stray)
     findings.add(found)
     return findings
+
+
+@contextlib.contextmanager
+def _told(findings: Findings) -> Iterator[None]:
+    """Rows that cannot be read are a problem, and the end of what needs them."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        findings.problem(f"the memory's rows cannot be read: {error}", file="autoperf.db")
 
 
 class _Look:
@@ -72,10 +85,8 @@ class _Look:
     def sheets(self, known: space.Space | None) -> Findings:
         """What is wrong with the sheets."""
         found = Findings()
-        try:
+        with _told(found):
             sheets.check(self.db, self.kept, known, self._scratch, found, live=self.live)
-        except sqlite3.Error as error:
-            found.problem(f"the memory's rows cannot be read: {error}", file="autoperf.db")
         return found
 
     def close(self) -> None:
@@ -100,8 +111,5 @@ def _space(look: _Look, findings: Findings) -> space.Space | None:
 
 def _check_archives(look: _Look, findings: Findings) -> None:
     rows = look.db.execute("SELECT * FROM attempts WHERE experiment = ? AND archive <> '' ORDER BY id", (look.kept.id,))
-    try:
-        for row in rows:
-            archives.check(row, look.place, findings)
-    except sqlite3.Error as error:
-        findings.problem(f"the memory's rows cannot be read: {error}", file="autoperf.db")
+    for row in rows:
+        archives.check(row, look.place, findings)

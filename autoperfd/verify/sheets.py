@@ -33,10 +33,11 @@ def keep(folder: Path, into: Path) -> None:
             fd = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             continue
-        with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor, no path
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                with (into / name).open("wb") as kept:
-                    shutil.copyfileobj(file, kept, 1 << 20)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            continue
+        with open(fd, "rb") as file, (into / name).open("wb") as kept:  # noqa: PTH123 - a descriptor, no path
+            shutil.copyfileobj(file, kept, 1 << 20)
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,9 +155,10 @@ def read_table(path: Path, name: str) -> dict[str, Any]:
     """The table of one experiment in its file. Raises Unreadable."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise Unreadable(f"{path.name} is no regular file")
         with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor, no path
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise Unreadable(f"{path.name} is not a regular file")
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise Unreadable(f"{path.name} cannot be read: {error.strerror}") from error

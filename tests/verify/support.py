@@ -132,6 +132,29 @@ def opened(state: Path) -> sqlite3.Connection:
     return db
 
 
+def dump(state: Path) -> list[str] | str:
+    """All that the memory says, its tables included; the error where it cannot be read."""
+    db = sqlite3.connect(f"file:{state}/autoperf.db?mode=ro&immutable=1", uri=True)
+    db.text_factory = bytes
+    try:
+        tables = [name.decode() for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        lines = [repr(row) for row in db.execute("SELECT * FROM sqlite_master")]
+        for name in tables:
+            lines += [
+                f"{name} {row!r}"
+                for row in db.execute(
+                    f"SELECT rowid, * FROM {name} NOT INDEXED"
+                    if name in _ROWID
+                    else f"SELECT * FROM {name} NOT INDEXED"
+                )
+            ]
+        return lines
+    except sqlite3.Error as error:
+        return str(error)
+    finally:
+        db.close()
+
+
 def forge(db: sqlite3.Connection, table: str, where: str, **values: Any) -> int:
     """Change rows and give them the checksum they need. How many there were."""
     keys = {"attempts": AttemptRow.__slots__[1:], "experiments": ExperimentRow.__slots__}
@@ -141,10 +164,11 @@ def forge(db: sqlite3.Connection, table: str, where: str, **values: Any) -> int:
         else f"SELECT * FROM {table} WHERE {where}"
     ).fetchall()
     for row in rows:
-        columns = keys.get(table) or [c for c in row.keys() if c not in ("sum", "at", "id")]
+        names = [name for name in tuple(row.keys()) if name != "at"]
+        columns = keys.get(table) or [name for name in names if name not in ("sum", "id")]
         new = {column: values.get(column, row[column]) for column in columns}
-        same = " AND ".join(f"{c} IS ?" for c in row.keys() if c not in ("at",))
-        old = [row[c] for c in row.keys() if c not in ("at",)]
+        same = " AND ".join(f"{c} IS ?" for c in names)
+        old = [row[c] for c in names]
         changed = ", ".join(f"{column} = ?" for column in new)
         db.execute(f"UPDATE {table} SET {changed}, sum = ? WHERE {same}", [*new.values(), row_sum(*new.values()), *old])
     return len(rows)
