@@ -124,7 +124,7 @@ def _ess_line(row: sqlite3.Row, *, ended: bool) -> bytes:
         "end_status": row["status"],
         "blame": row["blame"],
         "machine": row["machine"],
-        "reason": row["reason"],
+        "reason": ": ".join(filter(None, (row["code"], row["reason"]))),
         "archive": row["archive"],
     }
     if not ended:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
+import os
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ from typing import Any
 import pytest
 
 from autoperfd.core import messages as m
-from autoperfd.daemon import archive
+from autoperfd.daemon import archive, copies
 from autoperfd.daemon.commands import COMMANDS
 from autoperfd.daemon.control import Question, Reply
 from tests.daemon.support import ANN, Rig, toml
@@ -361,8 +365,36 @@ def test_what_cannot_be_pinned(rig: Rig, pins: Any, error: str) -> None:
 # ---------------------------------------------------------------- bad callers
 
 
+def test_a_copy_of_the_memory_is_whole_and_the_only_one(rig: Rig) -> None:
+    rig.submit(toml())
+    rig.running()
+    first = Path(rig.ask("copy").data["memory"])
+    assert first.parent == rig.settings.state / "copies" and first.stat().st_mode & 0o777 == 0o640
+    rig.fail()
+    reply = rig.ask("copy")
+    second = Path(reply.data["memory"])
+    assert reply.data["results"] == str(rig.settings.state / "results")
+    assert list(first.parent.iterdir()) == [second]
+    with contextlib.closing(sqlite3.connect(second)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("SELECT status FROM attempts").fetchall() == [("timeout",)]
+    copies.clear(rig.settings.state, 60)
+    assert second.exists()
+    os.utime(second, (second.stat().st_mtime + 3600,) * 2)  # the clock was set back since
+    copies.clear(rig.settings.state, 60)
+    assert not second.exists()
+
+
+def test_a_copy_is_refused_where_it_does_not_fit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(rig.settings.state)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=rig.settings.disk_reserve_mb << 20))
+    refused = rig.ask("copy")
+    assert not refused.ok and refused.error.startswith("a copy of the memory needs ")
+    assert list((rig.settings.state / "copies").iterdir()) == []
+
+
 def test_an_unknown_command_is_a_usage_error(rig: Rig) -> None:
-    known = "addresses, cancel, halt, list, pin, resume, retry, show, skip, status"
+    known = "addresses, cancel, copy, halt, list, pin, resume, retry, show, skip, status"
     refuses(rig.ask("dance"), "there is no command 'dance'", f"Known are: {known}", exit=2)
 
 
