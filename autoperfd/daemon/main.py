@@ -40,6 +40,7 @@ from autoperfd.daemon.spool import Drop, Spool
 from autoperfd.daemon.store import AttemptRow, SaveMeta, Store, open_store, take_lock
 from autoperfd.daemon.workers import Workers
 from autoperfd.errors import AlreadyRunning, AutoperfError, ConfigError, MachineImpossible, Problem, Refused, StoreError
+from autoperfd.remote import power
 from autoperfd.remote.fleet import Fleet
 from autoperfd.remote.keys import KeyRing
 from autoperfd.remote.values import Timing
@@ -184,6 +185,7 @@ class Daemon:
             credentials=Path(credentials) if credentials else None,
             home=Path.home(),
             ping=s.ping,
+            guards=s.guards,
         )
         ring = KeyRing(Path(credentials) if credentials else None, Path.home())
 
@@ -217,7 +219,11 @@ class Daemon:
             validation_secs=s.validation_secs,
             boot_budget_secs=s.boot_budget_secs,
             grace_secs=s.grace_secs,
+            connect_secs=s.connect_secs,
+            guards=s.guards,
+            power=s.power,
         )
+        power.get_ready(s.power.values())
         engine.workers = workers
         engine.attention += self.trouble
         return engine, fleet, workers, sender

@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autoperfd.core import messages as m
-from autoperfd.core.plan import Machine, Tool, Verdict
-from autoperfd.core.policy import KEPT, result_of
+from autoperfd.core.guards import Guards
+from autoperfd.core.plan import Machine, Tool
+from autoperfd.core.policy import KEPT
+from autoperfd.core.settings import PowerSwitch
 from autoperfd.daemon import archive
 from autoperfd.daemon.files import make_folder
+from autoperfd.daemon.judge import judge, never_began, standing
 from autoperfd.daemon.work import Answer, Clock, Crash, bound, stuck
 from autoperfd.errors import (
     Cancelled,
@@ -31,7 +34,9 @@ from autoperfd.errors import (
     StartFailed,
 )
 from autoperfd.remote.fleet import Fleet
-from autoperfd.remote.values import Order, Outcome
+from autoperfd.remote.values import Examination, Order, Outcome
+
+TELLS = 3  # connects in which a machine must be reached to be told to reboot, before that rung is given up
 
 
 @dataclass(slots=True)
@@ -55,10 +60,16 @@ class Workers:
         validation_secs: float,
         boot_budget_secs: float,
         grace_secs: float,
+        connect_secs: float = 10.0,
+        guards: Guards | None = None,
+        power: Mapping[str, PowerSwitch] | None = None,
     ) -> None:
+        """`power`: the switches that machines name. The rest is autoperfd.toml's."""
         self._fleet, self._tools, self._post, self._clock = fleet, tools, post, clock
         self._validation_secs, self._boot_budget_secs = validation_secs, boot_budget_secs
         self._grace_secs = grace_secs
+        self._tell_secs = connect_secs * TELLS
+        self._guards, self._power = guards or Guards(), dict(power or {})
         self._works: dict[int, _Work] = {}
 
     def start(self, experiment: int, ticket: int, order: m.Order, folder: Path, tool: str) -> None:
@@ -142,9 +153,11 @@ class _Task:
                     return m.Due()
                 case m.Validate():
                     return self._validate(self.order)
-                case m.Reboot():
+                case m.Reboot(rung=""):
                     found = self._fleet.reboot(self.order.machines, self.order.boot_ids, cancelled=self.cancelled)
                     return m.Rebooted(boot_ids=found.boot_ids)
+                case m.Reboot() | m.PowerCycle():
+                    return self._climb(self.order)
                 case m.RunAttempt():
                     return self._attempt(self.order)
                 case m.SlowProbe():
@@ -154,7 +167,7 @@ class _Task:
         except MachineImpossible as error:
             return m.Impossible(machine=error.machine, reason=error.sentence(), code=error.code)
         except (MachineAway, MachineTaken, StartFailed, FetchFailed) as error:
-            return _unreachable(error)
+            return _unreachable(error, self.order.machines if isinstance(self.order, m.Validate) else ())
         raise AssertionError(self.order)
 
     @property
@@ -181,6 +194,32 @@ class _Task:
                 for name, report in found.machines.items()
             },
         )
+
+    def _climb(self, order: m.Reboot | m.PowerCycle) -> m.Event:
+        """One rung of the ladder for ill machines; what does not work is told, whatever it is."""
+        try:
+            if isinstance(order, m.PowerCycle):
+                switches = {machine.name: self._switch(machine) for machine in order.machines}
+                found = self._fleet.power_cycle(order.machines, order.boot_ids, switches, cancelled=self.cancelled)
+                return m.Cycled(boot_ids=found.boot_ids)
+            found = self._fleet.reboot(
+                order.machines,
+                order.boot_ids,
+                force=order.rung == "forced",
+                tell_secs=self.workers._tell_secs,
+                cancelled=self.cancelled,
+            )
+            return m.Rebooted(boot_ids=found.boot_ids)
+        except MachineError as error:
+            return m.NotCycled(machine=error.machine, reason=error.sentence(), code=error.code)
+
+    def _switch(self, machine: Machine) -> PowerSwitch:
+        switch = self.workers._power.get(machine.power_cycle)
+        if switch is None:
+            wanted = f"there is no [power.{machine.power_cycle}]" if machine.power_cycle else "it has no power_cycle"
+            hint = "Name a power switch of autoperfd.toml in the experiment file"
+            raise MachineAway(machine.name, f"its power cannot be cycled: {wanted}", code="NO_SWITCH", hint=hint)
+        return switch
 
     def _slow_probe(self, order: m.SlowProbe) -> m.Event | None:
         while not self.cancelled.wait(order.secs):
@@ -228,9 +267,9 @@ class _Task:
         except HalfStarted as error:
             return m.HalfStarted(reason=error.sentence())
         except StartFailed as error:
-            return m.Failed(result=_blamed("wont-start", "machine", error))
+            return m.Failed(result=never_began("wont-start", error, self._look).result)
         except FetchFailed as error:
-            return m.Failed(result=_blamed("no-data", "network", error))
+            return m.Failed(result=never_began("no-data", error, self._look).result)
         except DiskError as error:
             if error.code in ("DISK_FULL", "RESULTS_MISSING"):
                 return m.LowDisk(reason=error.sentence(), code=error.code)  # the attempt stays open, its files there
@@ -241,17 +280,8 @@ class _Task:
         return m.Succeeded(result=kept) if kept.end_status in KEPT else m.Failed(result=kept)
 
     def _judge(self, order: m.RunAttempt, outcome: Outcome, staging: Path, target: Path) -> m.AttemptResult:
-        verdict = self._lost(outcome) or self.tool.verdict(order.plan, staging, outcome.records)
-        evidence = {
-            "records": [asdict(record) for record in outcome.records],
-            "boot_before": dict(outcome.boot_before),
-            "boot_after": dict(outcome.boot_after),
-            "stagger_secs": outcome.stagger_secs,
-            "clock": dict(outcome.clock),
-            "found": outcome.how_found,
-            "problems": dict(outcome.problems),
-        }
-        result = result_of(verdict, outcome.boot_before, outcome.boot_after, json.dumps(evidence))
+        judged = judge(self.tool, order.plan, outcome, staging, self.workers._guards, self._look)
+        result = judged.result
         about = {
             "uid": order.uid,
             "number": order.number,
@@ -262,12 +292,15 @@ class _Task:
         texts = {
             "attempt.json": _json(about),
             "machines.json": _json({machine.name: self._about(machine, order) for machine in order.machines}),
-            "evidence.json": _json({**evidence, "files": [asdict(file) for file in outcome.files]}),
+            "evidence.json": _json({**judged.evidence, "files": [asdict(file) for file in outcome.files]}),
             "result.json": _json({"uid": order.uid, **asdict(result)}),
         }
         names = {file.name: file.sha256 for file in outcome.files}
         sha256, size = archive.build(target, staging, names, texts, order.opened)
         return self._placed(result, target, sha256, size)
+
+    def _look(self) -> Mapping[str, Examination]:
+        return self._fleet.examine(self.order.machines, cancelled=self.cancelled)
 
     def _placed(self, result: m.AttemptResult, target: Path, sha256: str, size: int) -> m.AttemptResult:
         fields = asdict(result)
@@ -284,18 +317,6 @@ class _Task:
         return self._placed(m.AttemptResult(**raw), target, archive.sha256_of_file(target), target.stat().st_size)
 
     @staticmethod
-    def _lost(outcome: Outcome) -> Verdict | None:
-        """A machine that came back without the attempt's records: rebooted, or its disk was emptied."""
-        for machine, problem in outcome.problems.items():
-            if problem in ("LAUNCHER_LOST", "RECORDS_LOST"):
-                before, after = outcome.boot_before.get(machine), outcome.boot_after.get(machine)
-                if before and after and before != after:
-                    return None  # the boot ids say it better
-                reason = f"{machine} lost the records of the attempt ({problem})"
-                return Verdict("machine-lost", code=problem, reason=reason, machine=machine)
-        return None
-
-    @staticmethod
     def _about(machine: Machine, order: m.RunAttempt) -> dict[str, object]:
         fields = {key: value for key, value in asdict(machine).items() if key != "ssh_key_path"}
         return {**fields, "facts": dict(order.facts.get(machine.name, {}))}
@@ -305,21 +326,16 @@ def _json(value: object) -> bytes:
     return json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
-def _blamed(status: str, blame: str, error: MachineError) -> m.AttemptResult:
-    return m.AttemptResult(
-        end_status=status,
-        blame="machine" if blame == "machine" else "network",
-        machine=error.machine,
-        code=error.code,
-        reason=error.sentence(),
-    )
-
-
-def _unreachable(error: MachineError) -> m.Unreachable:
+def _unreachable(error: MachineError, everyone: Sequence[Machine] = ()) -> m.Unreachable:
+    """`everyone`: the machines that were all looked at, so that those not told of are known to be well."""
+    evidence = standing(error)
+    well = {machine.name: {"code": "ok"} for machine in everyone if machine.name not in evidence}
     return m.Unreachable(
         machine=error.machine,
         reason=error.sentence(),
         code=error.code,
-        pings=getattr(error, "pings", 0),
-        ssh_checks=getattr(error, "ssh_checks", 0),
+        pings=error.pings,
+        ssh_checks=error.ssh_checks,
+        ill={name: str(stood["code"]) for name, stood in evidence.items()},
+        evidence=json.dumps({"machines": {**evidence, **well}}),
     )

@@ -48,6 +48,11 @@ boot_budget_secs = 60
 grace_secs = 10
 stop_secs = 2
 
+[guards]
+foreign = "record"     # machines made on one computer see each other's processes, and its users
+users = "record"
+throttled = "record"
+
 [results]
 disk_reserve_mb = 100
 

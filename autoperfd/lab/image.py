@@ -33,7 +33,7 @@ PACKAGES = (
 # One shell line each, run with $1 = the root folder of the image.
 HOOKS = (
     'chroot "$1" useradd --create-home --uid 1000 --user-group --shell /bin/bash pi',
-    'echo "pi ALL=(root) NOPASSWD: /usr/bin/systemctl reboot, /usr/bin/systemctl reboot --force"'
+    'echo "pi ALL=(root) NOPASSWD: /usr/bin/systemctl reboot, /usr/bin/systemctl reboot --force --force"'
     ' >"$1/etc/sudoers.d/pi"; chmod 440 "$1/etc/sudoers.d/pi"',
     'rm -f "$1"/etc/ssh/ssh_host_*_key* "$1/etc/machine-id"; : >"$1/etc/machine-id"; : >"$1/etc/resolv.conf"',
     'printf "UseDNS no\\nMaxStartups 200:30:400\\nMaxSessions 200\\n" >"$1/etc/ssh/sshd_config.d/lab.conf"',

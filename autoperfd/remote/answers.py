@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from autoperfd.core.guards import Watch
 from autoperfd.core.plan import EndedBy, Participant, ParticipantRecord
 from autoperfd.core.text import safe, safe_lines
 from autoperfd.remote.shell import ShellBroken
@@ -16,9 +17,15 @@ STATES = ("absent", "starting", "parked", "never", "running", "lost", "done")
 STARTED = ("running", "lost", "done")  # states in which the participants have been released
 ENDED_BY: dict[str, EndedBy] = {"deadline": "deadline", "grace": "grace", "sweep": "sweep"}
 PROBE_LIMIT = 1 << 16
+MOST_NAMED = 20  # people and processes that are told of one look at a machine
 _BOOT_ID = re.compile(r"[0-9A-Za-z-]{4,64}", re.ASCII)
 _NUMBER = re.compile(r"\d{1,12}(\.\d{1,9})?", re.ASCII)
 _COUNT = re.compile(r"\d{1,15}", re.ASCII)
+_DEGREES = re.compile(r"-?\d{1,7}", re.ASCII)
+_BITS = re.compile(r"(?:throttled=)?(?:0x)?([0-9a-fA-F]{1,8})", re.ASCII)  # of vcgencmd, or of the kernel's file
+_FOREIGN = re.compile(r"(\d{1,10}) (.{0,64})", re.ASCII)
+_WHO = re.compile(r"(\S+) +(\S+) .*\(([^()]*(?:\([^()]*\)[^()]*)?)\)", re.ASCII)  # the last word of `who`: from where
+_TERMINAL = re.compile(r"pts/\d+|tty\S+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,8 @@ class Found:
     released: float | None = None  # its uptime at that moment
     free_kb: int | None = None
     endings: tuple[Ending, ...] = ()
+    watch_before: Watch | None = None  # looks at the machine; None: not taken, or lost
+    watch_after: Watch | None = None
 
     @property
     def age(self) -> float:
@@ -101,9 +110,13 @@ def found(text: str) -> Found:
     """The answer of the verbs state, await and end."""
     values: dict[str, list[str]] = {}
     endings: list[Ending] = []
+    looks: dict[str, dict[str, list[str]]] = {}
     for line in text.splitlines():
         key, *rest = line.split(" ")
-        if key == "rec" and len(rest) == 4 and rest[0] == str(len(endings)):
+        if key in ("watch0", "watch1"):
+            what, _, said = line.partition(" ")[2].partition(" ")
+            looks.setdefault(key, {}).setdefault(what, []).append(said)
+        elif key == "rec" and len(rest) == 4 and rest[0] == str(len(endings)):
             status = None if rest[1] == "-" else _matched(_COUNT, rest[1], int)
             if status is not None and status > 255:
                 raise ShellBroken("nonsense", line[:200])
@@ -120,17 +133,55 @@ def found(text: str) -> Found:
     if one("state") not in STATES:
         raise ShellBroken("nonsense", text[:200])
     free = one("free_kb")
+    free_kb = _matched(_COUNT, free, int) if free not in ("-", "") else None
+    before, after = (watch(looks[key]) if key in looks else None for key in ("watch0", "watch1"))
+    started, released = seconds(one("started")), seconds(one("started", 1))
     return Found(
         state=one("state"),
         boot=boot_id(one("boot")),
         before=boot_id(one("before")),
         after=boot_id(one("after")),
         uptime=seconds(one("uptime")),
-        started=seconds(one("started")),
-        released=seconds(one("started", 1)),
-        free_kb=_matched(_COUNT, free, int) if free not in ("-", "") else None,
+        started=started,
+        released=released,
+        free_kb=free_kb,
         endings=tuple(endings),
+        # The start is a moment after the look, and the clocks were read then.
+        watch_before=replace(before, wall=started, uptime=released) if before else None,
+        watch_after=replace(after, free_kb=free_kb) if after else None,
     )
+
+
+def watch(lines: Mapping[str, Sequence[str]]) -> Watch:
+    """One look at a machine, as the launcher's `watch` prints it: word -> the rests of its lines."""
+
+    def one(key: str) -> str:
+        return lines[key][0].strip() if lines.get(key) else ""
+
+    wall, _, uptime = one("clock").partition(" ")
+    heat, bits, errors, free = one("millidegrees"), one("throttled"), one("link_errors"), one("free_kb")
+    return Watch(
+        wall=seconds(wall),
+        uptime=seconds(uptime),
+        users=tuple(filter(None, map(_visitor, lines.get("user", ()))))[:MOST_NAMED],
+        foreign=tuple(_stranger(said) for said in lines.get("foreign", ())[:MOST_NAMED]),
+        celsius=_matched(_DEGREES, heat, int) / 1000 if heat else None,
+        throttled=_throttled(bits),
+        link_errors=_matched(_COUNT, errors, int) if errors else None,
+        free_kb=_matched(_COUNT, free, int) if free else None,
+    )
+
+
+def heard(text: str, count: int) -> list[bool | None]:
+    """The answer of verb hear to `count` addresses: whether each was heard; None where that cannot be told."""
+    heard: list[bool | None] = [None] * count
+    for line in text.splitlines():
+        place, _, status = line.partition(" ")
+        at, ended = _matched(_COUNT, place, int), _matched(_COUNT, status, int)
+        if at >= count:
+            raise ShellBroken("nonsense", line[:200])
+        heard[at] = {0: True, 1: False}.get(ended)
+    return heard
 
 
 def probed(text: str) -> Probed:
@@ -182,6 +233,27 @@ def _split(status: int | None) -> tuple[int | None, int | None]:
     if status is None:
         return None, None
     return (None, status - 128) if 128 < status <= 192 else (status, None)
+
+
+def _visitor(line: str) -> str:
+    """ "name terminal from", of somebody who is logged in from elsewhere; "" for everybody else."""
+    found = _WHO.fullmatch(line.strip())
+    if not found or not _TERMINAL.fullmatch(found[2]) or found[3].startswith((":", "tmux(")):
+        return ""  # at the machine's own display, or inside a terminal that is told of by itself
+    return safe(" ".join(found.groups()), 100)
+
+
+def _stranger(said: str) -> str:
+    found = _FOREIGN.fullmatch(said)
+    if not found:
+        raise ShellBroken("nonsense", said[:200])
+    return safe(f"{found[1]} {found[2]}", 100)
+
+
+def _throttled(said: str) -> int | None:
+    # A machine whose vcgencmd only complains tells nothing.
+    found = _BITS.fullmatch(said.strip())
+    return int(found[1], 16) if found else None
 
 
 def _matched(pattern: re.Pattern[str], text: str, make: Callable[[str], Value]) -> Value:

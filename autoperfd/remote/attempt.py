@@ -304,6 +304,8 @@ class Attempt:
             clock=dict(self._offsets),
             how_found=how,
             problems=problems,
+            watch_before={name: found.watch_before for name, found in ended.items() if found.watch_before},
+            watch_after={name: found.watch_after for name, found in ended.items() if found.watch_after},
         )
 
     def _problem(self, found: Found, fetched: Fetched | None) -> str:

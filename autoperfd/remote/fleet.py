@@ -8,19 +8,18 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from autoperfd.core.guards import Guards
 from autoperfd.core.plan import Machine
+from autoperfd.core.settings import PowerSwitch
 from autoperfd.core.text import safe
-from autoperfd.errors import MachineAway, MachineError, MachineImpossible
-from autoperfd.remote import answers, keys, probe
+from autoperfd.errors import MachineAway, MachineImpossible
+from autoperfd.remote import examine, keys, probe, restart
 from autoperfd.remote.attempt import Attempt
 from autoperfd.remote.crew import Call, whole
 from autoperfd.remote.link import Line, Link, start_transport
-from autoperfd.remote.shell import ShellBroken
-from autoperfd.remote.values import MachineReport, Order, Outcome, Pins, Timing, Validation
+from autoperfd.remote.values import Examination, MachineReport, Order, Outcome, Pins, Timing, Validation
 
-REBOOT_POLL_SECS = 0.1
-REBOOT_CONNECT_SECS = 1.0  # a host that is down hangs a connect in ARP for seconds
-REBOOT_ANSWER_SECS = 5.0
+UNGUARDED = Guards(foreign="record", users="record", throttled="record", min_free_mb=0)
 _Key = tuple[str, int, str, str]
 
 
@@ -41,15 +40,18 @@ class Fleet:
         credentials: Path | None,
         home: Path,
         ping: str = "icmp",
+        guards: Guards = UNGUARDED,
     ) -> None:
         """`installation`: 16 hex digits; `credentials`: $CREDENTIALS_DIRECTORY; `home`: what "~" of a key
-        means; `ping`: "icmp", "tcp" or "auto" (ICMP, by TCP connect where ICMP is forbidden)."""
+        means; `ping`: "icmp", "tcp" or "auto" (ICMP, by TCP connect where ICMP is forbidden); `guards`: a machine that
+        would make every attempt invalid is refused in validation."""
         # It logs every refused connection with a traceback; errors here carry what matters.
         logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
         self._installation = installation
         self._pins = pins
         self._timing = timing
         self._ping = ping
+        self._guards = guards
         self._ring = keys.KeyRing(credentials, home)
         self._lock = threading.Lock()
         self._links: dict[_Key, Link] = {}
@@ -79,6 +81,7 @@ class Fleet:
             wants_reboot,
             uid_open,
             self._ping,
+            self._guards,
         )
         lines = self._lines(machines)
         call = self._call(lines, cancelled)
@@ -107,16 +110,54 @@ class Fleet:
         return Validation(reports)
 
     def reboot(
-        self, machines: Sequence[Machine], boot_ids: Mapping[str, str], *, cancelled: threading.Event
+        self,
+        machines: Sequence[Machine],
+        boot_ids: Mapping[str, str],
+        *,
+        force: bool = False,
+        tell_secs: float | None = None,
+        cancelled: threading.Event,
     ) -> Validation:
         """Reboot every machine whose boot id is still the stored one, and wait until all answer with another.
 
-        A machine whose boot id differs already counts as rebooted: asking again is harmless. Only the boot
-        ids of the answer mean something.
+        A machine whose boot id differs already counts as rebooted: asking again is harmless. One that is missing in
+        `boot_ids` is rebooted whatever it has. `force`: without systemd. `tell_secs`: give up on a machine that could
+        not even be told for so long; None: the boot budget. Only the boot ids of the answer mean something.
         """
-        lines = self._lines(machines)
-        call = self._call(lines, cancelled)
-        return Validation(whole(call.each(machines, lambda m: self._reboot(lines[m.name], boot_ids[m.name], call))))
+        patience = self._timing.boot_budget_secs if tell_secs is None else tell_secs
+
+        def one(line: Line, call: Call) -> str:
+            stored = boot_ids.get(line.machine.name, "")
+            return restart.reboot(line, stored, self._timing, call, force=force, patience_secs=patience)
+
+        return self._restart(machines, one, cancelled)
+
+    def power_cycle(
+        self,
+        machines: Sequence[Machine],
+        boot_ids: Mapping[str, str],
+        switches: Mapping[str, PowerSwitch],
+        *,
+        cancelled: threading.Event,
+    ) -> Validation:
+        """Cut the power of every machine and give it back; returns when all answer with another boot id.
+
+        `switches`: machine name -> its switch. See restart.cycle. Only the boot ids of the answer mean something.
+        """
+
+        def one(line: Line, call: Call) -> str:
+            name = line.machine.name
+            return restart.cycle(line, boot_ids.get(name, ""), switches[name], self._timing, call)
+
+        return self._restart(machines, one, cancelled)
+
+    def examine(self, machines: Sequence[Machine], *, cancelled: threading.Event) -> Mapping[str, Examination]:
+        """How each machine stands, within EXAMINE_SECS; never raises. Used where something has just gone wrong."""
+        try:
+            lines = self._lines(machines)
+        except MachineAway as error:
+            return {machine.name: Examination(None, error.code) for machine in machines}
+        return examine.all_of(lines, self._ping, cancelled)
 
     def attempt(
         self,
@@ -221,57 +262,13 @@ class Fleet:
 
         return Call(cancelled, interrupt)
 
-    def _reboot(self, line: Line, stored: str, call: Call) -> MachineReport:
-        deadline = time.monotonic() + self._timing.boot_budget_secs
-        checks = 0
-        told = False
-        while True:
-            call.check()
-            checks += 1
-            try:
-                boot = self._boot_id(line)
-                if boot != stored:
-                    return MachineReport(line.machine.name, boot, checks, checks)
-                if not told:
-                    told = self._tell_to_reboot(line)
-                problem: MachineError = MachineAway(
-                    line.machine.name,
-                    f"it was told to reboot and did not within {self._timing.boot_budget_secs:g} s",
-                    code="REBOOT_IGNORED",
-                    hint="Try `sudo systemctl reboot` there by hand",
-                )
-            except MachineAway as error:
-                problem = error
-            except MachineImpossible as error:
-                if error.code != "AUTH_REFUSED":  # while it boots it refuses logins
-                    raise
-                problem = error
-            if time.monotonic() > deadline or problem.code == "ABANDONED":
-                raise problem
-            call.stopped.wait(REBOOT_POLL_SECS)
-
-    def _boot_id(self, line: Line) -> str:
-        line.connect(tcp_secs=REBOOT_CONNECT_SECS)
-        text = line.ask("boot", secs=REBOOT_ANSWER_SECS, tries=1)
-        try:
-            return answers.boot_id(text.strip())
-        except ShellBroken as broken:
-            raise line.away("BAD_ANSWER", f"it does not tell its boot id ({safe(broken.detail, 100)})") from broken
-
-    def _tell_to_reboot(self, line: Line) -> bool:
-        """Whether it is on its way. Raises MachineImpossible when it refuses."""
-        try:
-            answer = line.ask("reboot", tries=1).strip()
-        except MachineAway:
-            return True  # it may go down before it can answer
-        if answer == "accepted":
-            return True
-        raise MachineImpossible(
-            line.machine.name,
-            f"{line.machine.username} may not reboot it: {safe(answer.removeprefix('refused'), 300)}",
-            code="REBOOT_REFUSED",
-            hint=f"Add to sudoers there: {line.machine.username} ALL=(root) NOPASSWD: /usr/bin/systemctl reboot",
-        )
+    def _restart(
+        self, machines: Sequence[Machine], one: Callable[[Line, Call], str], cancelled: threading.Event
+    ) -> Validation:
+        lines = self._lines(machines)
+        call = self._call(lines, cancelled)
+        boots = whole(call.each(machines, lambda machine: one(lines[machine.name], call), workers=len(machines)))
+        return Validation({name: MachineReport(name, boot, 1, 1) for name, boot in boots.items()})
 
 
 def _key(machine: Machine) -> _Key:

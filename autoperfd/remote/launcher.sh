@@ -14,6 +14,7 @@
 #   preparing  pid and start time of verb prepare      launcher     the same of the launcher
 #   pid.N      pid and start time of participant N     rec.N        its exit status and the uptime it ended at
 #   why.N      what ended it, where it was not itself  started      clock and uptime of the common start
+#   watch0     a look at the machine before the start  watch1       the same when all participants had ended
 #   events     FIFO, the launcher's only input         start        FIFO, its opening starts the participants
 #   ready ack pubs all hash    FIFOs that tell a waiting verb; every end opens them `<>`, so none is missed
 # Files that matter when the disk is full are written whole at first and overwritten in place.
@@ -52,10 +53,17 @@ notify() { # FIFO: wakes every waiting verb, those whose link is long gone inclu
   printf '\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n' 1<>"$d/$1"
 }
 
-marked() { # MARK: sets $marked to the processes whose environment has it
+marked() { # MARK BUT...: sets $marked to the processes whose environment has MARK and none of the others
   set +f
-  marked=$(grep -lsF "$1" /proc/[0-9]*/environ)
+  marked=$(grep -lsF -e "$1" /proc/[0-9]*/environ)
   set -f
+  shift
+  [ -n "$marked" ] && [ "$#" -gt 0 ] || return 0
+  found=$marked marked=
+  for path in $found; do
+    for but in "$@"; do grep -qsF -e "$but" "$path" && continue 2; done
+    marked="$marked $path"
+  done
 }
 
 kill_marked() {
@@ -65,9 +73,9 @@ kill_marked() {
   done
 }
 
-end_marked() { # ends all that belongs to the attempt $d, the launcher included, and waits until it is gone
+end_marked() { # MARK BUT...: ends those processes, launchers included, and waits until they are gone
   tries=0
-  while marked "AUTOPERF_FOLDER=$d" && [ -n "$marked" ] && [ "$tries" -lt 60 ]; do
+  while marked "$@" && [ -n "$marked" ] && [ "$tries" -lt 60 ]; do
     kill_marked
     tries=$((tries + 1))
     sleep 0.05 || sleep 1
@@ -89,12 +97,20 @@ end_groups() { # SIGNAL WHY: ends the participants that have not ended, noting w
   done
 }
 
-remove() { # ends whatever is left of the attempt $d and removes its folder
+end_attempt() { # ends the launcher and the participants of the attempt $d as far as it recorded them
   count=0
   { read -r count rest <"$d/count"; } 2>/dev/null
   alive launcher && kill -s KILL "$alive_pid"
   end_groups KILL sweep
-  end_marked || return 1
+}
+
+remove() { # ends whatever is left of the attempt $d and removes its folder
+  end_attempt
+  end_marked "AUTOPERF_FOLDER=$d" || return 1
+  forget
+}
+
+forget() { # removes the folder of the attempt $d, of which nothing runs any more
   for fifo in pubs all ack ready; do [ -p "$d/$fifo" ] && notify "$fifo"; done
   rm -rf "$d"
 }
@@ -105,18 +121,65 @@ sweep_others() { # INSTALLATION KEEP...: ends and removes all attempts but those
   keep=" $* "
   left=
   set +f
-  set -- "$home"/*
+  for d in "$home"/*; do
+    case $keep in *" ${d##*/} "*) ;; *) [ -d "$d" ] && end_attempt ;; esac
+  done
+  for uid in $keep; do
+    set -- "$@" "AUTOPERF_FOLDER=$home/$uid"
+    shift
+  done
+  # One look finds all that is left, of attempts whose folder is gone too.
+  end_marked "AUTOPERF_FOLDER=$home/" "$@" || name_resisting
+  set +f
+  for d in "$home"/*; do
+    case "$keep$left " in *" ${d##*/} "*) ;; *) [ -d "$d" ] && forget ;; esac
+  done
   set -f
-  for d in "$@"; do
-    case $keep in *" ${d##*/} "*) continue ;; esac
-    [ -d "$d" ] || continue
-    remove || left="$left ${d##*/}"
+}
+
+name_resisting() { # sets $left to the attempts below $home whose processes ($marked) did not end
+  for path in $marked; do
+    resisting=$(tr '\0' '\n' <"$path" | grep -sF "AUTOPERF_FOLDER=$home/" | head -n 1)
+    resisting=${resisting##*/}
+    case "$left " in *" $resisting "*) ;; *) left="$left $resisting" ;; esac
   done
 }
 
 free_space() { # FOLDER
   set -- $(df -Pk "$1") # seven words of headings stand in front
   [ -z "${11-}" ] || printf 'free_kb %s\n' "${11}"
+}
+
+comm_of() { # PATH: sets $comm to what the kernel calls a process of that executable
+  comm=${1##*/}
+  comm=${comm%"${comm#???????????????}"}
+}
+
+watch() { # COMMS: a look at what may disturb a test, as far as the machine tells; COMMS: a name of processes a line
+  { read -r heat rest </sys/class/thermal/thermal_zone0/temp; } 2>/dev/null && printf 'millidegrees %s\n' "$heat"
+  if { read -r bits rest </sys/devices/platform/soc/soc:firmware/get_throttled; } 2>/dev/null; then
+    printf 'throttled %s\n' "$bits"
+  elif command -v vcgencmd >/dev/null; then
+    printf 'throttled %s\n' "$(vcgencmd get_throttled </dev/null 2>/dev/null | head -c 100)"
+  fi
+  errors= number=
+  set +f
+  for path in /sys/class/net/*/statistics/[rt]x_errors; do
+    case $path in /sys/class/net/lo/*) continue ;; esac
+    { read -r number rest <"$path"; } 2>/dev/null && errors=$((${errors:-0} + number))
+  done
+  [ -z "$errors" ] || printf 'link_errors %s\n' "$errors"
+  for path in $(grep -lsxF -e "$1" /proc/[0-9]*/comm); do
+    path=${path%/comm}
+    grep -qsF AUTOPERF_FOLDER= "$path/environ" && continue # of an attempt
+    { read -r comm <"$path/comm"; } 2>/dev/null && printf 'foreign %s %s\n' "${path#/proc/}" "$comm"
+  done
+  set -f
+  [ -s /run/utmp ] && command -v who >/dev/null || return 0
+  IFS=$newline
+  set -- $(who 2>/dev/null </dev/null)
+  IFS=$blanks
+  for line in "$@"; do printf 'user %s\n' "$line"; done
 }
 
 describe() { # prints all that is known of the attempt $d
@@ -151,6 +214,10 @@ describe() { # prints all that is known of the attempt $d
     { read -r why rest <"$d/why.$at"; } 2>/dev/null
     printf 'rec %s %s %s %s\n' "$at" "$status" "$ended" "$why"
     at=$((at + 1))
+  done
+  for at in 0 1; do
+    [ -r "$d/watch$at" ] || continue
+    while read -r rest; do printf 'watch%s %s\n' "$at" "$rest"; done <"$d/watch$at"
   done
   free_space "$d"
 }
@@ -250,7 +317,7 @@ end() { # INSTALLATION UID grace|sweep WAIT(0|1): ends the participants that are
       read -r count rest <"$d/count"
       end_groups KILL "$3"
       sleep 0.2 || sleep 1 # their supervisors record it
-      end_marked
+      end_marked "AUTOPERF_FOLDER=$d"
     fi
     exec 3>&-
   fi
@@ -274,6 +341,29 @@ reboot() {
   fi
 }
 
+force_reboot() { # without systemd, where it hangs: file systems are not even written back
+  run=sudo
+  command -v sudo >/dev/null || run=
+  if out=$(${run:+sudo -n} systemctl reboot --force --force 2>&1 </dev/null); then
+    printf 'accepted\n'
+  else
+    printf 'refused %s\n' "$out"
+  fi
+}
+
+hear() { # ADDRESS...: pings each once, all at the same time; an answer a line: its place and what ping ended with
+  command -v ping >/dev/null || return 0
+  at=0
+  for address in "$@"; do
+    {
+      ping -c 1 -W 1 "$address" </dev/null >/dev/null 2>&1
+      printf '%s %s\n' "$at" "$?"
+    } &
+    at=$((at + 1))
+  done
+  wait
+}
+
 probe() { # INSTALLATION UID_OPEN START(0|1) REBOOT(0|1) SECS NENV executable name=value... argument...
   installation=$1 open=$2 start=$3 reboots=$4 secs=$5 nenv=$6 executable=$7
   shift 7
@@ -291,16 +381,11 @@ probe() { # INSTALLATION UID_OPEN START(0|1) REBOOT(0|1) SECS NENV executable na
   if alive_busy "$busy" && [ "$busy_installation" != "$installation" ]; then
     printf 'busy %s %s\n' "$busy_installation" "$busy_uid"
   fi
-  name=${executable##*/} # the kernel keeps 15 bytes of it
-  for path in $(grep -lsxF -e "${name%"${name#???????????????}"}" /proc/[0-9]*/comm); do
-    path=${path%/comm}
-    grep -qsF AUTOPERF_FOLDER= "$path/environ" || printf 'foreign %s\n' "${path#/proc/}"
-  done
   set -f
   free_space "$HOME"
   { read -r load rest </proc/loadavg; } && printf 'load %s\n' "$load"
-  { read -r heat </sys/class/thermal/thermal_zone0/temp; } && printf 'millidegrees %s\n' "$heat"
-  command -v vcgencmd >/dev/null && printf 'throttled %s\n' "$(vcgencmd get_throttled </dev/null | head -c 100)"
+  comm_of "$executable"
+  watch "$comm"
   if [ ! -e "$executable" ]; then
     printf 'executable missing\n'
   elif [ ! -f "$executable" ] || [ ! -x "$executable" ]; then
@@ -432,7 +517,7 @@ launch() { # FOLDER INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICI
   printf '%-100s\n' - >"$d/end"
   printf '%s\n' "$participants" >"$d/count"
 
-  count=0 pubs=0 field=0 missing=0
+  count=0 pubs=0 field=0 missing=0 comms=
   for value in "$@"; do
     if [ "$missing" -eq 0 ]; then # five fields stand in front of each participant's own values
       field=$((field + 1))
@@ -447,6 +532,8 @@ launch() { # FOLDER INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICI
     fi
     if [ "$#" -eq "$nenv" ]; then
       case $value in "~/"*) value=$HOME/${value#"~/"} ;; esac
+      comm_of "$value"
+      case $newline$comms in *"$newline$comm$newline"*) ;; *) comms=$comms$comm$newline ;; esac
       set -- "$@" "AUTOPERF_UID=$uid" "AUTOPERF_PARTICIPANT=$d" /bin/sh -c ': <"$0" && exec "$@"' "$d/start"
     fi
     set -- "$@" "$value"
@@ -465,6 +552,8 @@ launch() { # FOLDER INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICI
     exit 1
   fi
 
+  comms=${comms%"$newline"}
+  watch "$comms" >"$d/watch0" # the participants are parked: none of them is what it will be yet
   timer "$parked" late
   live=$count spawned=0 released= reason=finished guard=
   while [ "$live" -gt 0 ]; do
@@ -521,6 +610,11 @@ launch() { # FOLDER INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICI
   kill $timer $guard 2>/dev/null
   marked "AUTOPERF_PARTICIPANT=$d" # what left its group but still carries the mark; the launcher's own do not
   kill_marked
+  {
+    uptime
+    printf 'clock %s %s\n' "$(date +%s.%N)" "$uptime"
+    watch "$comms"
+  } >"$d/watch1"
   boot_id
   printf '%-100s\n' "$boot_id $reason" 1<>"$d/end"
   rm -f "$HOME/.autoperf/busy"
@@ -605,8 +699,8 @@ serve() {
         (fetch $rest)
         continue
         ;;
-      state | sweep | go | await | end | boot | clock | reboot) out=$("$verb" $rest) ;;
-      prepare | probe)
+      state | sweep | go | await | end | boot | clock | reboot | force_reboot) out=$("$verb" $rest) ;;
+      prepare | probe | hear)
         case $size in
           -*) out=$(with_lines "${size#-}" "$verb" $rest) ;;
           *)
@@ -623,5 +717,5 @@ serve() {
 
 case ${1-serve} in
   serve) serve ;;
-  prepare | probe | launch) "$@" ;;
+  prepare | probe | hear | launch) "$@" ;;
 esac

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
@@ -88,6 +89,19 @@ class Line:
                     raise
                 finally:
                     self._using.pop(on, None)
+
+    def execute(self, command: str, secs: float) -> int | None:
+        """Runs a command, which must be a constant, past the verb loop on a channel of its own.
+
+        Its exit status; None when the connection ended first. Raises MachineAway (SHELL_HANG) after `secs`.
+        """
+        self.connect()
+        try:
+            return self.link.execute(command, secs)
+        except ShellBroken as broken:
+            raise self.broken(broken) from broken
+        finally:
+            self._check()
 
     def connect(self, *, tcp_secs: float | None = None) -> None:
         """Makes sure there is a connection, as far as is known; `tcp_secs` limits the TCP connect alone."""
@@ -179,6 +193,32 @@ class Link:
         self._shells.clear()
         if transport is not None:
             transport.close()
+
+    def execute(self, command: str, secs: float) -> int | None:
+        """See `Line.execute`. Raises ShellBroken("hang")."""
+        transport = self.connect()
+        deadline = time.monotonic() + secs
+        late = threading.Timer(secs, transport.close)  # as in _open
+        late.daemon = True
+        late.start()
+        ended = -1
+        try:
+            channel = transport.open_session(timeout=secs)
+            channel.set_combine_stderr(True)
+            channel.settimeout(secs)
+            channel.exec_command(command)
+            while channel.recv(4096):
+                pass
+            if channel.status_event.wait(max(0.0, deadline - time.monotonic())):
+                ended = channel.recv_exit_status()  # -1 when the connection ended
+            channel.close()
+        except (paramiko.SSHException, OSError, EOFError):
+            pass
+        finally:
+            late.cancel()
+        if ended < 0 and time.monotonic() >= deadline:
+            raise ShellBroken("hang", f"`{command}` does not end")
+        return ended if ended >= 0 else None
 
     # Inside
 

@@ -48,13 +48,23 @@ def icmp(host: str, secs: float) -> bool:
 
 def tcp(host: str, port: int, secs: float) -> bool:
     """Whether the host's TCP answers at that port; a refusal is an answer too. OSError when unresolvable."""
+    return _connect(host, port, secs) in (True, None)
+
+
+def accepts(host: str, port: int, secs: float) -> bool:
+    """Whether somebody listens at that port of the host. OSError when unresolvable."""
+    return _connect(host, port, secs) is True
+
+
+def _connect(host: str, port: int, secs: float) -> bool | None:
+    """True: connected, None: refused, False: no answer."""
     family, address = resolve(host, port, secs)[0]
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(secs)
         try:
             sock.connect(address)
         except ConnectionRefusedError:
-            return True
+            return None
         except OSError:
             return False
         return True

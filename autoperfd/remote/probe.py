@@ -8,10 +8,11 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from autoperfd.core.guards import Guards, Watch, violations
 from autoperfd.core.plan import Machine
 from autoperfd.core.text import safe
 from autoperfd.errors import MachineAway, MachineImpossible, MachineTaken
-from autoperfd.remote import answers, ping
+from autoperfd.remote import answers, ping, restart
 from autoperfd.remote.crew import Call
 from autoperfd.remote.link import Line
 from autoperfd.remote.shell import ShellBroken
@@ -37,6 +38,7 @@ class Question:
     wants_reboot: bool
     uid_open: str
     ping: str
+    guards: Guards
 
 
 @dataclass(slots=True)
@@ -128,7 +130,7 @@ def _silent(machine: Machine, error: MachineAway) -> MachineAway:
     better = MachineAway(
         machine.name,
         f"{machine.ip} does not answer pings, though its port {machine.port} does",
-        code="PING",
+        code="PING_LOST",
         hint='Let ICMP echo through on the way, or set ping = "tcp" in autoperfd.toml',
     )
     better.pings, better.ssh_checks = error.pings, error.ssh_checks
@@ -155,13 +157,16 @@ def _probe(
     text = line.ask("probe", tokens, [machine.exec_path, *environment, *question.argv], secs=secs)
     try:
         probed = answers.probed(text)
+        seen = answers.watch(probed.lines)
         boot = answers.boot_id(probed.first("boot") or "-")
     except ShellBroken as broken:
         raise line.away("BAD_ANSWER", f"it answers nonsense ({safe(broken.detail, 200)})") from broken
     if not boot:
         raise line.away("BAD_ANSWER", "it does not tell its boot id")
     _judge(machine, probed, question, started=start)
-    facts = _facts(probed)
+    if not question.uid_open:  # what disturbs an attempt that runs already is told when it has ended
+        _guard(machine, seen, question.guards)
+    facts = _facts(probed, seen)
     if start:
         known = Known(line.link.connections, boot, asked, probed.output, facts)
     elif known is not None and known.boot_id == boot:
@@ -177,7 +182,7 @@ def _probe(
         facts=facts,
         leftovers=tuple(uid for uid in probed.lines.get("leftover", []) if re.fullmatch(r"[0-9a-f]{32}", uid)),
         host_key_fingerprint=line.link.fingerprint,
-        warnings=(*dict.fromkeys(checks.warnings), *_foreign(machine, probed)),
+        warnings=(*dict.fromkeys(checks.warnings), *_disturbances(machine, seen)),
     )
     return report, known
 
@@ -222,7 +227,8 @@ def _judge(machine: Machine, probed: answers.Probed, question: Question, *, star
         raise impossible(
             "REBOOT_REFUSED",
             f"{machine.username} may not reboot it: {reboot[3:] or 'sudo refuses'}",
-            f"Add to sudoers there: {machine.username} ALL=(root) NOPASSWD: /usr/bin/systemctl reboot; "
+            f"Add to sudoers there: {machine.username} ALL=(root) NOPASSWD: /usr/bin/{restart.SOFT}, "
+            f"/usr/bin/{restart.FORCED}; "
             'or set reboot = "never"',
         )
     if probed.first("busy"):
@@ -246,7 +252,28 @@ def taken(machine: Machine, holder: str, uid: str) -> MachineTaken:
     )
 
 
-def _facts(probed: answers.Probed) -> dict[str, str]:
+def _guard(machine: Machine, seen: Watch, guards: Guards) -> None:
+    """Raises MachineTaken or MachineAway for a machine on which an attempt would be invalid from its start."""
+    alone = {machine.name: seen}
+    for violation in violations(alone, alone, guards):
+        message = violation.reason.removeprefix(f"{machine.name} ")
+        kind = MachineTaken if violation.code in ("FOREIGN_PROCESS", "USER_LOGGED_IN") else MachineAway
+        raise kind(
+            machine.name,
+            message,
+            code=violation.code,
+            hint="It goes on when that is over; [guards] in autoperfd.toml says what is minded",
+        )
+    if seen.free_kb is not None and seen.free_kb < guards.min_free_mb << 10:
+        raise MachineAway(
+            machine.name,
+            f"its disk is nearly full: {seen.free_kb >> 10} MB are free, an attempt wants {guards.min_free_mb}",
+            code="REMOTE_DISK_FULL",
+            hint=f"Free space in ~{machine.username} there",
+        )
+
+
+def _facts(probed: answers.Probed, seen: Watch) -> dict[str, str]:
     facts = {
         key: probed.first(key)
         for key in ("kernel", "arch", "hostname", "cpus", "free_kb", "clock", "load", "throttled")
@@ -254,20 +281,21 @@ def _facts(probed: answers.Probed) -> dict[str, str]:
     }
     if "os" in probed.lines:
         facts["os"] = probed.first("os").strip("\"'")
-    heat = probed.first("millidegrees")
-    if re.fullmatch(r"-?\d{1,7}", heat):
-        facts["temperature"] = f"{int(heat) / 1000:.1f}"
+    if seen.celsius is not None:
+        facts["temperature"] = f"{seen.celsius:.1f}"
     if re.fullmatch(r"\d{1,12}\.\d{1,9}", facts.get("clock", "")):
         facts["clock_skew"] = f"{float(facts['clock']) - time.time():.3f}"
     return facts
 
 
-def _foreign(machine: Machine, probed: answers.Probed) -> list[str]:
-    pids = [pid for pid in probed.lines.get("foreign", []) if re.fullmatch(r"\d{1,10}", pid)][:20]
-    name = machine.exec_path.rpartition("/")[2]
-    if not pids:
-        return []
-    return [f"{machine.name}: {safe(name, 100)} runs there already, started by somebody else (pid {', '.join(pids)})"]
+def _disturbances(machine: Machine, seen: Watch) -> list[str]:
+    """Sentences about what is not minded, yet worth telling."""
+    told = []
+    if seen.foreign:
+        told.append(f"{machine.name}: somebody else runs there already: {', '.join(seen.foreign)}")
+    if seen.users:
+        told.append(f"{machine.name}: somebody is logged in there: {', '.join(seen.users)}")
+    return told
 
 
 def _last_line(text: str) -> str:

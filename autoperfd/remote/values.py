@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from autoperfd.core.guards import Watch
 from autoperfd.core.plan import Machine, ParticipantRecord, Plan
 
 
@@ -112,3 +113,15 @@ class Outcome:
     how_found: Literal["started", "adopted", "finished"]
     problems: Mapping[str, str] = field(default_factory=dict)
     # machine name -> what was not as it should be there: REMOTE_DISK_FULL, LAUNCHER_LOST, RECORDS_LOST, …
+    watch_before: Mapping[str, Watch] = field(default_factory=dict)  # a look at each machine just before the start …
+    watch_after: Mapping[str, Watch] = field(default_factory=dict)  # … and when its participants had ended
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """How one machine stands, looked at for a few seconds at most."""
+
+    pinged: bool | None  # answers pings; None: cannot tell, this controller may not ping
+    ssh: str  # "ok", or the code of what is wrong with it
+    boot_id: str = ""  # "" when not known
+    hears: Mapping[str, bool | None] = field(default_factory=dict)  # other machine -> answers this one's ping

@@ -34,6 +34,10 @@ probe_secs = 0.5
 grace_secs = 3
 stop_secs = 1
 connect_secs = 3
+[guards]
+foreign = "record"
+users = "record"
+throttled = "record"
 [queue]
 settle_secs = 0.05
 rescan_secs = 5

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from autoperfd.core.guards import Guards
 from autoperfd.core.plan import Machine
 from autoperfd.errors import Cancelled, MachineAway, MachineError, MachineImpossible
 from autoperfd.remote import Fleet, Timing, Validation, answers, probe
@@ -188,7 +189,7 @@ def test_icmp_that_is_dropped_and_ssh_that_is_dropped_are_told_apart(
     monkeypatch.setattr("autoperfd.remote.ping.icmp", lambda host, secs: False)
     with pytest.raises(MachineAway, match="does not answer pings, though its port") as caught:
         validate(bench.fleet(ping="icmp"), [bench.p1])
-    assert (caught.value.code, caught.value.pings, caught.value.ssh_checks) == ("PING", 1, 0)
+    assert (caught.value.code, caught.value.pings, caught.value.ssh_checks) == ("PING_LOST", 1, 0)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -266,6 +267,6 @@ def test_half_open_connection_is_noticed(bench: Bench) -> None:
 
 def test_kill_user_processes_is_found(bench: Bench) -> None:
     found = answers.probed("boot abcd\nexecutable there\nlogind KillUserProcesses=yes\n")
-    question = probe.Question("0" * 16, (), frozenset({0}), False, "", "tcp")
+    question = probe.Question("0" * 16, (), frozenset({0}), False, "", "tcp", Guards())
     with pytest.raises(MachineImpossible, match="KillUserProcesses"):
         probe._judge(bench.p1, found, question, started=True)

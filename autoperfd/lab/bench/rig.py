@@ -39,6 +39,10 @@ ping = "auto"
 boot_budget_secs = 60
 grace_secs = 5
 stop_secs = 1
+[guards]
+foreign = "record"
+users = "record"
+throttled = "record"
 [results]
 disk_reserve_mb = 10
 [queue]
