@@ -118,6 +118,15 @@ def _show(context: Context) -> int:
     return context.print("show", {"experiment": context.options.experiment})
 
 
+def _why(context: Context) -> int:
+    try:
+        return context.print("why", _named(context, "test", "experiment"))
+    except DaemonDown as down:
+        from autoperfd.ctl import why
+
+        return why.when_down(context.options, context.places.state, down)
+
+
 def _verify(context: Context) -> int:
     from autoperfd.ctl import verify
 
@@ -317,6 +326,13 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("list", "all experiments and what lately came through the queue", ("autoperfctl list",), _list, (_JSON,)),
     Command("show", "one experiment in full", ('autoperfctl show "PCG #1"',), _show, (_EXPERIMENT, _JSON)),
+    Command(
+        "why",
+        "what happened to a test: attempts, evidence, decisions, what is left and what comes next",
+        (f"autoperfctl why {_NAME}", f'autoperfctl why {_NAME} --experiment "PCG #1"'),
+        _why,
+        (_TEST, _OF, _JSON),
+    ),
     Command(
         "verify",
         "read memory, sheets and archives of an experiment independently and say what does not fit",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autoperfd.core import messages as m
-from autoperfd.daemon import archive, condition, copies, views
+from autoperfd.daemon import archive, condition, copies, story, views
 from autoperfd.daemon.control import Question, Reply, Who
 from autoperfd.daemon.engine import Engine, Entry
 from autoperfd.daemon.pins import fingerprint
@@ -48,6 +48,11 @@ def _list(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
 def _show(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     view = condition.show(engine, engine.find(_text(args, "experiment")))
     return Reply(text=views.render_show(view), data=views.to_data(view))
+
+
+def _why(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
+    told = condition.why(engine, *_test(engine, args))
+    return Reply(text=story.render(told), data=story.to_data(told))
 
 
 def _copy(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
@@ -231,6 +236,7 @@ COMMANDS: Mapping[str, Command] = {
     "status": _status,
     "list": _list,
     "show": _show,
+    "why": _why,
     "copy": _copy,
     "halt": _halt,
     "resume": _resume,

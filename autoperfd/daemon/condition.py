@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import autoperfd
@@ -10,7 +11,7 @@ from autoperfd.core.lifecycle import BUSY
 from autoperfd.core.plan import Machine
 from autoperfd.core.policy import todo
 from autoperfd.core.text import coded
-from autoperfd.daemon import views
+from autoperfd.daemon import story, views
 from autoperfd.daemon.engine import Engine, Entry
 
 FORESEEN_SECS = 7 * 86_400.0
@@ -82,6 +83,34 @@ def show(engine: Engine, entry: Entry) -> views.ShowView:
         facts=facts,
         failures=tuple(_failures(engine, entry, 10)),
         attempts=attempts,
+    )
+
+
+def why(engine: Engine, entry: Entry, test: str, index: int) -> story.Story:
+    """All that `autoperfctl why` says of a test."""
+    life, memory = entry.life, engine.store
+    decided = memory.test_status(life.id, test)
+    queue = [requeued.test for requeued in life.requeued]
+    place = queue.index(test) if test in queue else None
+    queued = None if place is None else story.Queued(place, life.requeued[place].number, life.requeued[place].charged)
+    return story.Story(
+        experiment=entry.row.name,
+        test=test,
+        now=engine.clock.wall(),
+        lines=tuple(
+            story.Line(line.wall, line.event, line.before, line.after, line.note)
+            for line in memory.history(life.id, test)
+        ),
+        tries=tuple(
+            story.Try(**{name: getattr(row, name) for name in story.Try.__slots__})
+            for row in memory.attempts(life.id, test)
+        ),
+        verdict=decided[0] if decided else "",
+        life=json.loads(life.to_json()),
+        retries=life.experiment.policy.retries,
+        index=index,
+        queued=queued,
+        hold=engine.hold,
     )
 
 

@@ -394,7 +394,7 @@ def test_a_copy_is_refused_where_it_does_not_fit(rig: Rig, monkeypatch: pytest.M
 
 
 def test_an_unknown_command_is_a_usage_error(rig: Rig) -> None:
-    known = "addresses, cancel, copy, halt, list, pin, resume, retry, show, skip, status"
+    known = "addresses, cancel, copy, halt, list, pin, resume, retry, show, skip, status, why"
     refuses(rig.ask("dance"), "there is no command 'dance'", f"Known are: {known}", exit=2)
 
 
