@@ -66,6 +66,7 @@ def test_a_killed_daemon_finds_the_running_attempt_again(daemon: LiveDaemon, loo
     daemon.await_outcome("kills", secs=60)
     rows = daemon.ess("kills")
     assert [(row["end_status"], row["attempt_number"]) for row in rows] == [("success", "1")] * 2, daemon.text()
+    assert daemon.verify("kills") == []
 
 
 def test_a_test_that_fails_once_is_tried_again(daemon: LiveDaemon, loopback_lab: LoopbackLab, tmp_path: Path) -> None:
@@ -79,6 +80,7 @@ def test_a_test_that_fails_once_is_tried_again(daemon: LiveDaemon, loopback_lab:
         ("success", "2", ""),
     ]
     assert daemon.experiment("retries")["failed"] == 0
+    assert daemon.verify("retries") == []
 
 
 def test_a_machine_that_is_off_backs_off_halts_and_goes_on(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
@@ -96,6 +98,7 @@ def test_a_machine_that_is_off_backs_off_halts_and_goes_on(daemon: LiveDaemon, l
     loopback_lab.boot(name)
     daemon.await_outcome("away", secs=60)
     assert [row["end_status"] for row in daemon.ess("away")] == ["success", "success"]
+    assert daemon.verify("away") == []
 
 
 def test_an_experiment_in_a_copied_results_folder_is_not_run_again(
@@ -118,6 +121,7 @@ def test_an_experiment_in_a_copied_results_folder_is_not_run_again(
         ("invalid", "1"),
         ("success", "2"),
     ]
+    assert daemon.verify("copied") == []
 
 
 def test_an_edited_spreadsheet_is_kept_aside(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
@@ -130,6 +134,7 @@ def test_an_edited_spreadsheet_is_kept_aside(daemon: LiveDaemon, loopback_lab: L
     assert [row["end_status"] for row in daemon.ess("edited")] == ["success", "success"]
     aside = list(ess.parent.glob("ess.edited-*.csv"))
     assert [path.read_text() for path in aside] == [mine]
+    assert daemon.verify("edited") == []
 
 
 def test_bad_files_are_refused_whole_and_disturb_nobody(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
@@ -152,6 +157,7 @@ def test_bad_files_are_refused_whole_and_disturb_nobody(daemon: LiveDaemon, loop
         assert (rejected / f"bad-{path.name}").exists()
     daemon.await_outcome("good")
     assert [row["end_status"] for row in daemon.ess("good")] == ["success", "success"]
+    assert daemon.verify("good") == []
     assert daemon.process.pid == pid
     assert daemon.process.poll() is None
     assert [e["name"] for e in daemon.ask("list")["data"]["experiments"]] == ["good"]
@@ -172,6 +178,7 @@ latency_count = { min = 1, max = 100 }
     daemon.await_state("wide", "halted")
     assert daemon.ask("cancel", experiment="wide")["ok"]
     assert daemon.experiment("wide")["outcome"] == "cancelled"
+    assert daemon.verify("wide") == []
 
 
 def test_a_second_daemon_is_refused_by_name(daemon: LiveDaemon) -> None:
@@ -191,3 +198,4 @@ def test_an_experiment_starts_at_its_resuming_test(daemon: LiveDaemon, loopback_
     daemon.await_outcome("late")
     assert [(row["test_name"], row["end_status"]) for row in daemon.ess("late")] == [(name, "success")]
     assert daemon.experiment("late")["tests_total"] == 1
+    assert daemon.verify("late") == []
