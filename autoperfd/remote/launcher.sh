@@ -152,7 +152,8 @@ free_space() { # FOLDER
 
 comm_of() { # PATH: sets $comm to what the kernel calls a process of that executable
   comm=${1##*/}
-  comm=${comm%"${comm#???????????????}"}
+  rest=${comm#???????????????}
+  [ "$rest" = "$comm" ] || comm=${comm%"$rest"} # where it is shorter, all of it would be cut off
 }
 
 watch() { # COMMS: a look at what may disturb a test, as far as the machine tells; COMMS: a name of processes a line

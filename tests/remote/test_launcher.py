@@ -167,3 +167,19 @@ def test_noise_of_a_login_shell_is_passed_over(monkeypatch: pytest.MonkeyPatch, 
     shell = conversation(monkeypatch, [str(noisy)], home, os.environ["PATH"], "/bin/sh")
     assert shell.ask("boot", (), (), 5).strip() == "11111111-2222-3333-4444-555555555555"
     shell.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("~/rtiperftest/bin/perftest_cpp", "perftest_cpp"),
+        ("exactly_fifteen", "exactly_fifteen"),
+        ("/opt/a tool/of more than fifteen", "of more than fi"),
+    ],
+)
+def test_processes_are_known_by_the_fifteen_bytes_the_kernel_keeps(path: str, name: str) -> None:
+    script = 'eval "$AUTOPERF_SH"; comm_of "$2"; printf %s "$comm"'
+    argv = ["/bin/sh", "-c", script, "sh", "none", path]
+    environment = {**os.environ, "AUTOPERF_SH": LAUNCHER.decode()}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=10, check=True)
+    assert done.stdout == name
