@@ -36,7 +36,7 @@ AT_HOME = {
     "paramiko": {"remote"},
     "sdnotify": {"daemon"},
     "watchdog": {"daemon"},
-    "requests": {"daemon", "remote"},
+    "requests": {"daemon"},
     "urllib3": {"daemon"},
 }
 # What core may not touch: the world, the time, threads, chance it was not given.

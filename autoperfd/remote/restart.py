@@ -23,12 +23,7 @@ CONNECT_SECS = 1.0  # a machine that is down hangs a connect in ARP for seconds
 ANSWER_SECS = 5.0
 EFFECT_SECS = 60.0  # a machine that is still there so long after its switch was pressed kept its power
 SOFT, FORCED = "systemctl reboot", "systemctl reboot --force --force"
-_COMMANDS = {  # (the account is root, forced)
-    (False, False): f"sudo -n {SOFT}",
-    (False, True): f"sudo -n {FORCED}",
-    (True, False): SOFT,
-    (True, True): FORCED,
-}
+NOT_FOUND = 127
 AWHILE = ("AUTH_REFUSED",)  # what looks hopeless, but is usual while a machine boots
 
 
@@ -180,7 +175,10 @@ def _tell(line: Line, force: bool) -> bool:
 def _tell_past_the_shell(line: Line, force: bool) -> bool:
     """Whether a command of its own, on a channel of its own, was taken: for a machine whose shell hangs."""
     try:
-        return line.execute(_COMMANDS[line.machine.username == "root", force], ANSWER_SECS) in (0, None)
+        ended = line.execute(f"sudo -n {FORCED}" if force else f"sudo -n {SOFT}", ANSWER_SECS)
+        if ended == NOT_FOUND:  # no sudo there: the account may be root itself
+            ended = line.execute(FORCED if force else SOFT, ANSWER_SECS)
+        return ended in (0, None)
     except MachineAway:
         return False
 
