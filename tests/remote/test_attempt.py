@@ -21,6 +21,7 @@ from autoperfd.errors import (
 )
 from autoperfd.remote import Order, Outcome
 from autoperfd.remote.crew import Call
+from tests.faults import Fired
 from tests.remote.support import (
     INSTALLATION,
     QUICK,
@@ -189,7 +190,8 @@ def test_running_attempt_is_adopted_by_another_fleet(bench: Bench) -> None:
     assert {machine.name: bench.pids(machine, order.uid) for machine in bench.machines} == before
 
 
-def test_reset_connection_in_mid_test_is_opened_again(bench: Bench) -> None:
+@pytest.mark.fault("N2")
+def test_reset_connection_in_mid_test_is_opened_again(bench: Bench, fired: Fired) -> None:
     gate = bench.folder / "gate"
     with relay(bench, bench.p1) as between:
         p1 = between.of(bench.p1)
@@ -200,6 +202,7 @@ def test_reset_connection_in_mid_test_is_opened_again(bench: Bench) -> None:
         before = bench.pids(bench.p1, order.uid)
         between.reset()
         until(lambda: between.connections == 2)
+        fired("N2", f"{between.connections} connections")
         gate.touch()
         outcome = attempt.join()
         assert isinstance(outcome, Outcome) and by_name(outcome)["pub_0"].exit == 0
@@ -315,7 +318,8 @@ def test_folder_of_a_started_attempt_that_vanished_is_told(bench: Bench) -> None
     assert outcome.boot_after["p1"] == bench.lab.boot_id("p1")
 
 
-def test_machine_that_rebooted_in_mid_test_shows_two_boot_ids(bench: Bench) -> None:
+@pytest.mark.fault("M4")
+def test_machine_that_rebooted_in_mid_test_shows_two_boot_ids(bench: Bench, fired: Fired) -> None:
     order = bench.order(script("pub_0", bench.p1, "sleep 60"), deadline=30)
     fleet, started = bench.fleet(), threading.Event()
     before = bench.lab.boot_id("p1")
@@ -326,6 +330,7 @@ def test_machine_that_rebooted_in_mid_test_shows_two_boot_ids(bench: Bench) -> N
     assert isinstance(outcome, Outcome)
     assert (outcome.boot_before["p1"], outcome.boot_after["p1"]) == (before, bench.lab.boot_id("p1"))
     assert before != bench.lab.boot_id("p1")
+    fired("M4", str(outcome.problems))
     assert by_name(outcome)["pub_0"].ended_by == "unknown"
     assert outcome.problems == {"p1": "LAUNCHER_LOST"}
 
@@ -368,11 +373,13 @@ def test_escaped_processes_are_ended_with_the_attempt(bench: Bench) -> None:
     until(lambda: not running(pid))
 
 
-def test_older_attempt_is_swept_before_the_next(bench: Bench) -> None:
+@pytest.mark.fault("M14")
+def test_older_attempt_is_swept_before_the_next(bench: Bench, fired: Fired) -> None:
     older = bench.order(script("pub_0", bench.p1, "exit 0"))
     fleet = bench.fleet()
     make(fleet, older)
     assert bench.attempt_folder(bench.p1, older.uid).exists()
+    fired("M14", f"{older.uid} was left")
     newer = bench.order(script("sub_0", bench.p2, "exit 0"))
     make(fleet, newer)
     assert not bench.attempt_folder(bench.p1, older.uid).exists()
@@ -471,7 +478,8 @@ def test_many_participants_start_together(bench: Bench) -> None:
     assert max(starts) - min(starts) < 3
 
 
-def test_home_that_cannot_be_written_is_a_failed_start(bench: Bench) -> None:
+@pytest.mark.fault("M11")
+def test_home_that_cannot_be_written_is_a_failed_start(bench: Bench, fired: Fired) -> None:
     if os.geteuid() == 0:
         (bench.home(bench.p1) / ".autoperf").write_text("a file where a folder should be")
     else:
@@ -479,6 +487,7 @@ def test_home_that_cannot_be_written_is_a_failed_start(bench: Bench) -> None:
     try:
         with pytest.raises(StartFailed, match="could not be set up"):
             make(bench.fleet(), bench.order(script("pub_0", bench.p1, "exit 0")))
+        fired("M11", "the home could not be written")
     finally:
         bench.home(bench.p1).chmod(0o700)
         (bench.home(bench.p1) / ".autoperf").unlink(missing_ok=True)

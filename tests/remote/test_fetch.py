@@ -12,6 +12,7 @@ import pytest
 from autoperfd.errors import FetchFailed
 from autoperfd.remote import Order, answers
 from autoperfd.remote.shell import Shell, ShellBroken
+from tests.faults import Fired
 from tests.remote.support import QUICK, Bench, make, script
 
 pytestmark = pytest.mark.lab
@@ -101,7 +102,8 @@ def test_wrong_hash_is_fetched_again_once(bench: Bench, monkeypatch: pytest.Monk
         again(bench, order)
 
 
-def test_every_cut_of_the_stream_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("N9")
+def test_every_cut_of_the_stream_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch, fired: Fired) -> None:
     """The connection ends after n bytes of the answer: fetched again on a new one, and whole."""
     order = finished(bench, "head -c 20000 /dev/urandom >file", "file")
     there = (bench.attempt_folder(bench.p1, order.uid) / "files" / "file").read_bytes()
@@ -128,6 +130,7 @@ def test_every_cut_of_the_stream_is_noticed(bench: Bench, monkeypatch: pytest.Mo
         make(fleet, replace(order, folder=folder), confirmed=True)
         monkeypatch.setattr(Shell, "_receive", real)
         assert not left, "the cut did not happen"
+        fired("N9", f"cut after {cut} bytes")
         assert (folder / "file").read_bytes() == there
 
 

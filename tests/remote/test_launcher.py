@@ -15,6 +15,7 @@ import pytest
 
 from autoperfd.remote import answers
 from autoperfd.remote.shell import COMMAND, LAUNCHER, Shell
+from tests.faults import Fired
 
 INSTALLATION = "00112233aabbccdd"
 VALUES = ["a b", "", "$(id)", "line\nbreak", "'\"\\", "é\udcff", "~", "trailing\n"]
@@ -153,20 +154,26 @@ def test_probe(shell: Shell) -> None:
     assert probed.first("free_kb").isdigit() and probed.first("boot")
 
 
+@pytest.mark.fault("M15")
 @pytest.mark.parametrize("login", found("dash", "bash", "tcsh", "fish", "mksh", "zsh"))
-def test_every_login_shell_reads_the_command_alike(login: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+def test_every_login_shell_reads_the_command_alike(
+    login: str, monkeypatch: pytest.MonkeyPatch, home: Path, fired: Fired
+) -> None:
     shell = conversation(monkeypatch, [str(shutil.which(login))], home, os.environ["PATH"], "/bin/sh")
     assert shell.ask("boot", (), (), 5).strip() == "11111111-2222-3333-4444-555555555555"
     shell.close()
+    fired("M15", login)
 
 
-def test_noise_of_a_login_shell_is_passed_over(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+@pytest.mark.fault("M15")
+def test_noise_of_a_login_shell_is_passed_over(monkeypatch: pytest.MonkeyPatch, home: Path, fired: Fired) -> None:
     noisy = home / "noisy"
     noisy.write_text('#!/bin/sh\nprintf "Welcome!\\nautoperf ready?\\nanswer 0 5\\n"\nexec /bin/sh "$@"\n')
     noisy.chmod(0o755)
     shell = conversation(monkeypatch, [str(noisy)], home, os.environ["PATH"], "/bin/sh")
     assert shell.ask("boot", (), (), 5).strip() == "11111111-2222-3333-4444-555555555555"
     shell.close()
+    fired("M15", "a greeting and a false answer")
 
 
 @pytest.mark.parametrize(

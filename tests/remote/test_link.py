@@ -16,6 +16,7 @@ from autoperfd.core.plan import Machine
 from autoperfd.errors import MachineAway, MachineError, MachineImpossible
 from autoperfd.remote import Fleet
 from autoperfd.remote.shell import COMMAND
+from tests.faults import Fired
 from tests.remote.support import QUICK, Background, Bench, relay, until
 
 pytestmark = pytest.mark.lab
@@ -127,10 +128,12 @@ def test_accepted_but_no_banner(bench: Bench) -> None:
         until(lambda: threading.active_count() <= threads)
 
 
-def test_name_that_cannot_be_resolved(bench: Bench) -> None:
+@pytest.mark.fault("N6")
+def test_name_that_cannot_be_resolved(bench: Bench, fired: Fired) -> None:
     machine = replace(bench.p1, ip="no-such-machine.invalid")
     error = refused(bench, machine)
     assert (error.code, isinstance(error, MachineAway)) == ("DNS", True)
+    fired("N6", error.sentence())
 
 
 def test_machine_hanging_behind_an_open_link(bench: Bench) -> None:

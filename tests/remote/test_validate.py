@@ -14,6 +14,7 @@ from autoperfd.core.plan import Machine
 from autoperfd.errors import Cancelled, MachineAway, MachineError, MachineImpossible
 from autoperfd.remote import Fleet, Timing, Validation, answers, probe
 from autoperfd.remote.ping import PingForbidden, icmp
+from tests.faults import Fired
 from tests.remote.support import QUICK, Background, Bench, make, relay, script
 
 pytestmark = pytest.mark.lab
@@ -87,13 +88,15 @@ def test_endless_output_is_cut_and_a_program_that_hangs_is_ended(bench: Bench) -
         validate(fleet, [bench.p1], ("-c", "sleep 60"))
 
 
-def test_missing_and_unfit_executables(bench: Bench) -> None:
+@pytest.mark.fault("M13")
+def test_missing_and_unfit_executables(bench: Bench, fired: Fired) -> None:
     assert impossible(bench, replace(bench.p1, exec_path="~/not_there")).code == "EXEC_MISSING"
     assert impossible(bench, replace(bench.p1, exec_path="/etc/passwd")).code == "EXEC_REFUSED"
     assert impossible(bench, replace(bench.p1, exec_path="/usr")).code == "EXEC_REFUSED"
     text = "echo perftest: error while loading shared libraries: libnddsc.so: cannot open >&2; exit 127"
     error = impossible(bench, bench.p1, ("-c", text))
     assert error.code == "WONT_START" and "error while loading shared libraries: libnddsc.so" in error.sentence()
+    fired("M13", error.sentence())
     broken = bench.home(bench.p1) / "broken"
     broken.write_bytes(b"\x7fELF garbage")
     broken.chmod(0o755)
@@ -107,22 +110,26 @@ def test_all_sick_machines_are_told_at_once(bench: Bench) -> None:
     assert {caught.value.machine, *(error.machine for error in caught.value.others)} == {"p1", "p2"}
 
 
-def test_sudo_that_asks_is_found_before_the_first_reboot(bench: Bench) -> None:
+@pytest.mark.fault("M9")
+def test_sudo_that_asks_is_found_before_the_first_reboot(bench: Bench, fired: Fired) -> None:
     bench.lab.set_sudo("p1", asks=True)
     try:
         error = impossible(bench, bench.p1, wants_reboot=True)
         assert error.code == "REBOOT_REFUSED" and "NOPASSWD" in error.sentence()
+        fired("M9", error.sentence())
         validate(bench.fleet(), [bench.p1])
     finally:
         bench.lab.set_sudo("p1", asks=False)
 
 
-def test_two_names_for_one_machine(bench: Bench) -> None:
+@pytest.mark.fault("M13")
+def test_two_names_for_one_machine(bench: Bench, fired: Fired) -> None:
     twin = replace(bench.p1, name="twin")
     with pytest.raises(MachineImpossible, match=r"p1|twin") as caught:
         validate(bench.fleet(), [bench.p1, twin])
     assert caught.value.code == "SAME_MACHINE"
     assert "p1" in caught.value.message and "twin" in caught.value.message
+    fired("M13", caught.value.sentence())
 
 
 def test_leftovers_are_told_but_not_the_open_attempt(bench: Bench) -> None:
@@ -220,7 +227,8 @@ def test_reboot_is_proven_by_the_boot_id_and_repeating_it_is_harmless(bench: Ben
     validate(fleet, bench.machines, patience=3)
 
 
-def test_refused_and_ignored_reboots(bench: Bench) -> None:
+@pytest.mark.fault("M10")
+def test_refused_and_ignored_reboots(bench: Bench, fired: Fired) -> None:
     fleet = bench.fleet(replace(QUICK, boot_budget_secs=1))
     before = validate(fleet, [bench.p1]).boot_ids
     bench.lab.set_sudo("p1", asks=True)
@@ -237,6 +245,7 @@ def test_refused_and_ignored_reboots(bench: Bench) -> None:
         with pytest.raises(MachineAway) as ignored:
             fleet.reboot([bench.p1], before, cancelled=threading.Event())
         assert ignored.value.code == "REBOOT_IGNORED"
+        fired("M10", ignored.value.sentence())
     finally:
         sudo.write_bytes(real)
 
