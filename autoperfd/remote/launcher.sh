@@ -383,7 +383,9 @@ probe() { # INSTALLATION UID_OPEN START(0|1) REBOOT(0|1) SECS NENV executable na
     printf 'busy %s %s\n' "$busy_installation" "$busy_uid"
   fi
   set -f
-  free_space "$HOME"
+  d=$HOME/.autoperf # a disk of its own, maybe
+  [ -d "$d" ] || d=$HOME
+  free_space "$d"
   { read -r load rest </proc/loadavg; } && printf 'load %s\n' "$load"
   comm_of "$executable"
   watch "$comm"

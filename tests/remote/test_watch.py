@@ -327,3 +327,21 @@ def test_a_link_that_flaps_leaves_nothing_behind(bench: Bench, fired: Fired) -> 
         assert between.connections > 25
         fired("N7", f"{between.connections} connections were made")
         until(lambda: (threading.active_count(), len(os.listdir("/proc/self/fd"))) <= before)
+
+
+SMALL_DISK = """#!/bin/sh
+echo Filesystem 1024-blocks Used Available Capacity Mounted on
+case $2 in */.autoperf) echo disk 8000 1000 7000 13% /small ;; *) echo disk 8000000 1000 7999000 1% / ;; esac
+"""
+
+
+@pytest.mark.lab
+def test_a_small_disk_where_attempts_lie_is_seen_before_one_is_lost_to_it(bench: Bench) -> None:
+    (bench.home(bench.p1) / ".autoperf").mkdir(exist_ok=True)
+    tool(bench, "df", SMALL_DISK)
+    try:
+        with pytest.raises(MachineAway) as caught:
+            validate(bench.fleet(guards=Guards(foreign="record", users="record")), [bench.p1])
+    finally:
+        (bench.lab.machine_folder("p1") / "bin" / "df").unlink()
+    assert caught.value.code == "REMOTE_DISK_FULL" and "6 MB are free" in caught.value.sentence()
