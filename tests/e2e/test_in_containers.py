@@ -68,6 +68,7 @@ def test_an_experiment_becomes_proven_results(daemon: InstalledDaemon, container
     daemon.run(stand_in, real)
     daemon.await_outcome("PCG #1", secs=60)
     daemon.await_outcome("real DDS", secs=90)
+    assert daemon.verify("PCG #1") == daemon.verify("real DDS") == []
 
     boots: list[dict[str, str]] = [before]
     for folder, names in {
@@ -95,6 +96,7 @@ def test_an_experiment_becomes_proven_results(daemon: InstalledDaemon, container
     assert found and float(found[1]) <= MOST_EXPOSURE, exposure
     daemon.systemctl("stop")
     ended = {name: daemon.property(name) for name in ("Result", "ExecMainStatus", "NRestarts", "ActiveState")}
+    assert daemon.verify("PCG #1") == daemon.verify("real DDS") == []  # by itself, without a daemon
     assert ended == {"Result": "success", "ExecMainStatus": "0", "NRestarts": "0", "ActiveState": "inactive"}
     assert "Traceback" not in daemon.log()
 
@@ -136,6 +138,7 @@ latency_count = { min = 1, max = 500 }
     daemon.run(exhaustive, drawn)
     daemon.await_outcome("all", secs=180)
     daemon.await_outcome("drawn", secs=180)
+    assert daemon.verify("all") == daemon.verify("drawn") == []
 
     rows = daemon.ess("all")
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -213,6 +216,7 @@ def test_kills_anywhere_lose_and_repeat_nothing(daemon: InstalledDaemon, contain
     for machine in container_lab.machines:
         daemon.until(partial(is_swept, machine), f"nothing of ours is left on {machine.name}")
     assert daemon.ask("status")["data"]["attention"] == []
+    assert [problem for name in ("thirty", "reboots", "waits") for problem in daemon.verify(name)] == []
     daemon.systemctl("stop")
     results = daemon.state / "results"
     assert [str(path) for path in results.rglob("*") if path.name.startswith(".") or ".edited-" in path.name] == []
@@ -300,6 +304,7 @@ def test_a_machine_that_is_off(daemon: InstalledDaemon, container_lab: Container
         ("success", "1", "", ""),
         ("success", "1", "", ""),
     ]
+    assert daemon.verify("away") == []
     kinds = [message.json()["kind"] for message in receiver.wait(2 if auto_resume else 1)]
     assert kinds == (["halt", "over"] if auto_resume else ["halt"])
     daemon.systemctl("stop")
@@ -344,6 +349,7 @@ def test_failing_tests_are_tried_again_and_ten_in_a_row_halt(
     assert daemon.await_outcome("broken")["failed"] == 12  # two more do not make ten
 
     ended = daemon.await_outcome("stubborn")
+    assert daemon.verify("broken") == daemon.verify("stubborn") == []
     assert (ended["succeeded"], ended["failed"]) == (1, 1)
     rows = daemon.ess("stubborn")
     assert [(row["end_status"], row["attempt_number"], row["blame"]) for row in rows] == [
@@ -387,6 +393,7 @@ def test_pings_are_real(daemon: InstalledDaemon, container_lab: ContainerLab) ->
     assert "this controller may not send pings" in reason and "ping_group_range" in reason
     container_lab.allow_ping("controller")
     daemon.await_outcome("forbidden")
+    assert daemon.verify("forbidden") == []
 
 
 def test_people(daemon: InstalledDaemon, container_lab: ContainerLab) -> None:
@@ -444,7 +451,11 @@ def test_people(daemon: InstalledDaemon, container_lab: ContainerLab) -> None:
     assert sorted(rows) == sorted([*expected, (interrupted, "interrupted", "1"), (names[3], "skipped", "1")])
 
     daemon.await_outcome("main")
+    assert "nothing is wrong" in said(daemon.ctl("verify", "main", user="olga"))
+    assert "attempt 1 ended: skipped by olga" in said(daemon.ctl("why", names[3], user="olga"))
     daemon.systemctl("stop")
+    refused = daemon.ctl("verify", "main", user="olga")
+    assert refused.returncode == 3 and "Run it as root" in refused.stderr, "the memory itself is nobody else's"
     text = said(daemon.ctl("status", user="olga"), 3)
     assert "not running" in text and "main" in text and "systemctl start autoperfd" in text
     assert daemon.ctl("list", user="olga").returncode == 3
@@ -462,6 +473,8 @@ COMMANDS = (
     ("status",),
     ("list",),
     ("show", "main"),
+    ("verify", "main"),
+    ("why", "3SEC_100B_1PUB_1SUB_10LC"),
     ("halt", "main"),
     ("halt",),
     ("resume",),
@@ -549,4 +562,5 @@ def test_a_silent_link_is_noticed_and_the_test_goes_on(daemon: InstalledDaemon, 
     daemon.await_outcome("silent", secs=60)
     (row,) = daemon.ess("silent")
     assert (row["end_status"], row["attempt_number"]) == ("success", "1"), daemon.text()
+    assert daemon.verify("silent") == []
     assert daemon.archive("silent", row).json("evidence.json")["found"] in ("adopted", "finished")
