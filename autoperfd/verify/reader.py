@@ -110,6 +110,21 @@ def _space(look: _Look, findings: Findings) -> space.Space | None:
 
 
 def _check_archives(look: _Look, findings: Findings) -> None:
+    """Every archive; one whose test was tried again because it was lost is only noted."""
     rows = look.db.execute("SELECT * FROM attempts WHERE experiment = ? AND archive <> '' ORDER BY id", (look.kept.id,))
     for row in rows:
-        archives.check(row, look.place, findings)
+        found = Findings()
+        archives.check(row, look.place, found)
+        heir = look.db.execute(_HEIR, (row["experiment"], row["test"], row["number"])).fetchone()
+        if row["status"] in books.KEPT and heir is not None:
+            for one in found.problems:
+                sentence = f"{one.sentence}; attempt {heir['number']} has taken its place"
+                found.note(sentence, file=one.file, test=one.test, attempt=one.attempt)
+            found.problems.clear()
+        findings.add(found)
+
+
+_HEIR = """
+    SELECT number FROM attempts WHERE experiment = ? AND test = ? AND number > ?
+    AND status IN ('success', 'no-summary') LIMIT 1
+"""

@@ -9,6 +9,7 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def name_of(settings: Mapping[str, Value]) -> str:
     return "_".join(words)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Axis:
     """One setting: its values, or the ends of its range. `loose`: the tool may leave values of the range out."""
 
@@ -79,6 +80,10 @@ class Axis:
     values: tuple[Value, ...]
     ends: tuple[int, int] | None = None
     loose: bool = False
+
+    @cached_property
+    def _places(self) -> dict[tuple[type, Value], int]:
+        return {(type(value), value): place for place, value in enumerate(self.values)}
 
     def count(self) -> int:
         """How many values, at most."""
@@ -89,7 +94,7 @@ class Axis:
         if self.ends:
             inside = not isinstance(value, bool) and self.ends[0] <= value <= self.ends[1]
             return value - self.ends[0] if inside else None
-        return next((i for i, v in enumerate(self.values) if v == value and type(v) is type(value)), None)
+        return self._places.get((type(value), value))
 
 
 class Space:

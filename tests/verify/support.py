@@ -36,7 +36,9 @@ class Bench(Rig):
         super().__init__(folder, **settings)
         (folder / "lock").touch()  # as the daemon's process would
 
-    def close(self, status: str = "success", *, records: Mapping[str, Any] | None = None, **more: Any) -> None:
+    def close(
+        self, status: str = "success", *, records: Mapping[str, Any] | None = None, repeat: int = 3, **more: Any
+    ) -> None:
         """The attempt under way ends so, with an archive that tells of it. `records`: what is other in each."""
         self.clock.now += 10
         life = self.life()
@@ -47,7 +49,7 @@ class Bench(Rig):
         names, files = {}, []
         for one in plan.participants:
             for name in (*one.files, one.stdout, one.stderr):
-                content = f"{name} of {life.uid}\n".encode() * 3
+                content = f"{name} of {life.uid}\n".encode() * repeat
                 (staging / name).write_bytes(content)
                 names[name] = hashlib.sha256(content).hexdigest()
                 files.append({"name": name, "size": len(content), "sha256": names[name], "machine": one.machine})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def ended(bench: Bench, **more: Any) -> list[str]:
 
 
 def started(folder: Path, **policy: Any) -> Bench:
+    folder.mkdir(exist_ok=True)
     bench = Bench(folder)
     bench.submit(toml(**{"lengths": (100, 200, 300, 400), "retries": 1, **policy}))
     return bench
@@ -107,7 +109,13 @@ def test_tests_that_were_put_back(tmp_path: Path) -> None:
         f"{second} 2 success",
         f"{bench.life().sweep.name_at(2)} 1 success",
     ]
-    assert len(ended(bench, live=True)) == 1  # the archive that was taken away stays away
+    bench.save()
+    bench.stop()
+    found = verified(tmp_path, live=True)
+    assert sentences(found) == []
+    assert [note.sentence for note in found.notes] == [
+        f"data/{second}/attempt-1.tar.gz is missing; attempt 1 ended as success; attempt 2 has taken its place"
+    ]
 
 
 def test_an_outage_that_gives_back(tmp_path: Path) -> None:
@@ -140,6 +148,24 @@ def test_every_way_to_generate_tests(policy: dict[str, Any], tmp_path: Path) -> 
     assert ended(bench, live=True) == []
 
 
+def test_archives_are_read_one_after_the_other(tmp_path: Path) -> None:
+    """However many there are and whatever they unpack to, little of it is held at once."""
+    peaks = []
+    for tests in (10, 100):
+        bench = started(tmp_path / str(tests), lengths=range(2000, 2000 + tests))
+        while bench.life().outcome != "finished":
+            bench.running()
+            bench.close("success", repeat=5000)  # 100 KB a file, which pack well
+        bench.save()
+        bench.stop()
+        tracemalloc.start()
+        found = verified(bench.settings.state, live=True)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert (found.problems, found.checked["archives"]) == ([], tests)
+    assert peaks[1] < peaks[0] + (1 << 20), peaks
+
+
 def test_listed_tests(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     names = ["4s_300B_1P_1S_rel_uc_100lc", "4SEC_100B_1PUB_1SUB_BE_100LC"]
@@ -153,7 +179,6 @@ def test_listed_tests(tmp_path: Path) -> None:
 def test_results_that_were_there_before(tmp_path: Path) -> None:
     """An experiment of a copied results folder: its history is imported, also where it has a success the less."""
     old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
     bench = started(old)
     for status in ("success", "crashed", "success", "timeout"):
         bench.running()
