@@ -452,7 +452,8 @@ def test_people(daemon: InstalledDaemon, container_lab: ContainerLab) -> None:
 
     daemon.await_outcome("main")
     assert "nothing is wrong" in said(daemon.ctl("verify", "main", user="olga"))
-    assert "attempt 1 ended: skipped by olga" in said(daemon.ctl("why", names[3], user="olga"))
+    told = said(daemon.ctl("why", names[3], "--experiment", "main", user="olga"))
+    assert "attempt 1 ended: skipped by olga" in told and "olga wants it tried again" in told, told
     for user, words in (("sam", ("verify", "main")), ("eve", ("why", names[0]))):
         refused = daemon.ctl(*words, user=user)
         assert refused.returncode == 1 and "group autoperf" in refused.stderr, (user, words, refused)

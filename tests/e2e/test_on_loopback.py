@@ -12,6 +12,7 @@ import pytest
 from autoperfd.daemon import archive
 from autoperfd.lab.loopback import LoopbackLab
 from tests.e2e.support import LiveDaemon, experiment_toml
+from tests.faults import Fired
 
 BAD = Path(__file__).parent.parent / "data" / "bad"
 SETTINGS = """duration_secs = [3]
@@ -124,17 +125,51 @@ def test_an_experiment_in_a_copied_results_folder_is_not_run_again(
     assert daemon.verify("copied") == []
 
 
-def test_an_edited_spreadsheet_is_kept_aside(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
+@pytest.mark.fault("E1")
+def test_an_edited_spreadsheet_is_kept_aside(daemon: LiveDaemon, loopback_lab: LoopbackLab, fired: Fired) -> None:
     daemon.drop("a.toml", experiment_toml("edited", SETTINGS, machines(loopback_lab), reboot="never"))
     daemon.until(lambda: daemon.experiment("edited").get("succeeded") == 1, "one test has succeeded")
+    assert daemon.ask("halt", experiment="edited")["ok"]  # or the daemon might be quicker than we are
     ess = daemon.state / "results" / "edited" / "ess.csv"
     mine = ess.read_text().replace("success", "my own words")
     ess.write_text(mine)
+    (problem,) = daemon.verify("edited")
+    fired("E1", problem)
+    assert problem.startswith("ess.csv, line 2: found ") and "my own words" in problem
+    assert daemon.ask("resume", experiment="edited")["ok"]
     daemon.await_outcome("edited")
-    assert [row["end_status"] for row in daemon.ess("edited")] == ["success", "success"]
+    assert [row["end_status"] for row in daemon.ess("edited") if row["blame"] != "operator"] == ["success", "success"]
     aside = list(ess.parent.glob("ess.edited-*.csv"))
     assert [path.read_text() for path in aside] == [mine]
     assert daemon.verify("edited") == []
+
+
+@pytest.mark.fault("E5")
+def test_a_lost_archive_is_named_and_its_test_tried_again(
+    daemon: LiveDaemon, loopback_lab: LoopbackLab, fired: Fired
+) -> None:
+    daemon.drop("a.toml", experiment_toml("lost", SETTINGS, machines(loopback_lab), reboot="never"))
+    daemon.await_outcome("lost")
+    kept, lost = daemon.ess("lost")
+    archive = daemon.state / "results" / "lost" / lost["archive"]
+    archive.write_bytes(archive.read_bytes()[:-100])
+    fired("E5", f"{archive.name} has lost its end")
+    (problem,) = daemon.verify("lost")
+    assert problem.startswith(f"{lost['archive']} has ")
+    assert daemon.ess("lost") == [kept, lost], "the row is not changed silently"
+    assert daemon.ctl("retry", kept["test_name"]).returncode == 1
+    assert daemon.ctl("retry", lost["test_name"]).returncode == 0
+    daemon.await_outcome("lost")
+    assert [(row["test_name"], row["end_status"], row["attempt_number"]) for row in daemon.ess("lost")] == [
+        (kept["test_name"], "success", "1"),
+        (lost["test_name"], "success", "1"),
+        (lost["test_name"], "success", "2"),
+    ]
+    assert daemon.verify("lost") == []
+    told = daemon.ctl("why", lost["test_name"]).stdout
+    assert "succeeded with attempt 2" in told and "wants it tried again" in told, told
+    daemon.stop()
+    assert daemon.ctl("why", lost["test_name"]).stdout.endswith(told)
 
 
 def test_bad_files_are_refused_whole_and_disturb_nobody(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
