@@ -269,10 +269,16 @@ def _ended(one: Try, line: Line | None) -> str:
     if one.status in KEPT:
         text = f"attempt {one.number} ended after {lasted}: {one.status}"
         return f"{text}, {one.archive}" if one.archive else text
-    blame = f", blamed on {f'{one.blame} {one.machine}' if one.machine else f'the {one.blame}'}" if one.blame else ""
+    blame = f", blamed on {_whom(one)}" if one.blame else ""
     text = f"attempt {one.number} ended after {lasted}: {one.status}{blame}"
     why = _cause(one, line)
     return "; ".join(filter(None, (f"{text}: {why}" if why else text, _decision(one, line))))
+
+
+def _whom(one: Try) -> str:
+    if one.blame == "machine" and one.machine:
+        return f"machine {one.machine}"
+    return f"the {one.blame}, seen on {one.machine}" if one.machine else f"the {one.blame}"
 
 
 def _cause(one: Try, line: Line | None) -> str:

@@ -120,6 +120,21 @@ def test_an_attempt_that_survives_a_restart_and_a_halt(bench: Bench) -> None:
     assert "22:13:26 the experiment was resumed" in flat(why(bench, T100))
 
 
+@pytest.mark.parametrize(
+    ("blame", "machine", "said"),
+    [
+        ("test", "", "the test"),
+        ("test", "p2", "the test, seen on p2"),
+        ("machine", "p2", "machine p2"),
+        ("network", "", "the network"),
+    ],
+)
+def test_whom_it_is_blamed_on(blame: str, machine: str, said: str) -> None:
+    one = story.Try(1, 1.7e9, 1.7e9 + 3, "no-data", blame, machine, "X", "why", "", "{}")
+    told = story.Story("E", T100, 1.7e9, (), (one,), "", {"outcome": "waiting", "cursor": 0}, 2, 0)
+    assert f"attempt 1 ended after 3 s: no-data, blamed on {said}: X: why" in flat(story.render(told))
+
+
 def test_a_skipped_test_and_its_neighbour(bench: Bench) -> None:
     bench.running()
     bench.wait(1)
