@@ -127,6 +127,20 @@ def _why(context: Context) -> int:
         return why.when_down(context.options, context.places.state, down)
 
 
+def _results(context: Context) -> int:
+    import tempfile
+
+    from autoperfd.ctl import results
+
+    with tempfile.TemporaryDirectory(prefix="autoperfctl-") as scratch:
+        found = results.read(context.options.experiment, context.agreed, context.places.state, Path(scratch))
+    if context.options.json:
+        terminal.print_json(results.facts(found))
+    else:
+        terminal.print_text(results.report(found))
+    return 0
+
+
 def _verify(context: Context) -> int:
     from autoperfd.ctl import verify
 
@@ -332,6 +346,13 @@ COMMANDS: tuple[Command, ...] = (
         (f"autoperfctl why {_NAME}", f'autoperfctl why {_NAME} --experiment "PCG #1"'),
         _why,
         (_TEST, _OF, _JSON),
+    ),
+    Command(
+        "results",
+        "where the results of an experiment lie, and its latest figures",
+        ('autoperfctl results "PCG #1"',),
+        _results,
+        (_EXPERIMENT, _JSON),
     ),
     Command(
         "verify",

@@ -146,6 +146,54 @@ def test_no_daemon_and_no_memory(lab: Path, ctl: Ctl) -> None:
         assert f"there is no memory in {lab}/state" in err and "systemctl start autoperfd" in err
 
 
+# ---------------------------------------------------------------- results
+
+
+def test_results_are_where_the_daemon_says(daemon: Daemon, state: Path, ctl: Ctl) -> None:
+    place = state / "results" / FOLDER
+    daemon.replies["show"] = Reply(data={"experiment": {"name": NAME}, "folder": str(place)})
+    status, out, err = ctl("results", FOLDER)
+    assert (status, err) == (0, "")
+    assert daemon.asked == [("show", {"experiment": FOLDER})]
+    assert out.splitlines() == [
+        f"PCG #1: {place}",
+        "  ess.csv      7 attempts",
+        "  summary.csv  3 tests with complete data",
+        "  data/        an archive an attempt: what was started, what was printed, what was measured",
+        "",
+        "Figures (latency one way; throughput of all subscribers):",
+        "TEST                              MEAN us  99 % us  SAMPLES/s  MBIT/s  LOST %",
+        "4SEC_100B_1PUB_1SUB_REL_UC_100LC     12.5        -          -       -       -",
+        "4SEC_200B_1PUB_1SUB_REL_UC_100LC     12.5        -          -       -       -",
+        "4SEC_500B_1PUB_1SUB_REL_UC_100LC     12.5        -          -       -       -",
+    ]
+
+
+def test_results_without_a_daemon(state: Path, ctl: Ctl) -> None:
+    status, out, _ = ctl("results", NAME, "--json")
+    data = json.loads(out)
+    assert (status, data["experiment"], data["attempts"], data["kept"]) == (0, NAME, 7, 3)
+    assert data["folder"] == str(state / "results" / FOLDER)
+    assert data["rows"][1]["latency_mean_us"] == "12.5"
+    assert ctl("results", "x")[::2] == (1, "autoperfctl: there is no experiment 'x'\n  Known are: PCG #1\n")
+
+
+@pytest.mark.parametrize("thing", ["folder", "link", "nothing", "huge line"])
+def test_results_that_are_no_spreadsheet(thing: str, state: Path, ctl: Ctl) -> None:
+    path = state / "results" / FOLDER / "ess.csv"
+    content = path.read_bytes()
+    path.unlink()
+    match thing:
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.symlink_to("/dev/zero")
+        case "huge line":
+            path.write_bytes(content + b"x" * 300_000)
+    status, out, err = ctl("results", NAME)
+    assert (status, out) == (1, "") and str(path) in err and "autoperfctl verify" in err
+
+
 # ---------------------------------------------------------------- copies
 
 
