@@ -27,6 +27,7 @@ from typing import Any, Self
 from autoperfd.errors import AutoperfError
 from autoperfd.lab import image, netns
 from autoperfd.lab.machines import STANDIN, FirstProcess, LabMachine, machines_toml, make_key, start_time, until
+from autoperfd.lab.plug import Plug
 from autoperfd.lab.recorder import Recorder
 
 RECORDS = Path("/run/autoperf-lab")  # which index belongs to which lab
@@ -110,7 +111,7 @@ class ContainerLab:
         self.index = index
         self.owner = 0
         self.machines: list[ContainerMachine] = []
-        self.recorders: list[Recorder] = []
+        self.servers: list[Recorder | Plug] = []
         self.controller_layers: list[Path] = []
         if self._file.exists():
             record = json.loads(self._file.read_text(encoding="utf-8"))
@@ -154,18 +155,18 @@ class ContainerLab:
 
     def stop(self) -> None:
         """Ends and removes everything but the files in `folder`. Safe to call at any time, also twice."""
-        for recorder in self.recorders:
-            recorder.stop()
-        self.recorders.clear()
+        for server in self.servers:
+            server.stop()
+        self.servers.clear()
         self._end(self.everyone)
         if self.index is not None and record_of(self.index).get("folder") == str(self.folder):
             remove_leftovers(self.index)
 
     def reset(self) -> None:
         """Gives every machine a new disk and boots it; heals the network. What a test starts from."""
-        for recorder in self.recorders:
-            recorder.stop()
-        self.recorders.clear()
+        for server in self.servers:
+            server.stop()
+        self.servers.clear()
         self._end(self.everyone)
         for machine in self.everyone:
             shutil.rmtree(machine.first.folder / "upper")
@@ -281,8 +282,33 @@ class ContainerLab:
         """An HTTP server in this process that machines reach at `recorder.url`; ends with the lab."""
         with netns.inside(self.switch.netns):
             recorder = Recorder(self.gateway_ip, port)
-        self.recorders.append(recorder)
+        self.servers.append(recorder)
         return recorder
+
+    def plug(self, port: int = 8081) -> Plug:
+        """A power strip in this process for all machines, pressed at `plug.url(machine)`; ends with the lab."""
+        with netns.inside(self.switch.netns):
+            plug = Plug(self, self.gateway_ip, port)
+        self.servers.append(plug)
+        return plug
+
+    def shape(self, name: str, rate: str) -> None:
+        """Lets a machine send no faster than `rate` ("256kbit"); "": as fast as it can."""
+        argv = ["ip", "netns", "exec", self.machine(name).netns, "tc", "qdisc"]
+        limit = ["tbf", "rate", rate, "burst", "16kb", "latency", "400ms"]
+        netns.run(
+            [*argv, "replace", "dev", "host0", "root", *limit] if rate else [*argv, "del", "dev", "host0", "root"]
+        )
+
+    def filter(self, name: str, rule: str) -> None:
+        """Gives a machine's own firewall one rule for what comes in, such as "tcp dport 22 reject with tcp reset"."""
+        self.unfilter(name)
+        lines = ["add table inet lab", "add chain inet lab input { type filter hook input priority 0; }"]
+        netns.nft(self.machine(name).netns, *lines, f"add rule inet lab input {rule}")
+
+    def unfilter(self, name: str) -> None:
+        """Takes that rule away."""
+        netns.nft(self.machine(name).netns, "add table inet lab", "delete table inet lab")
 
     def allow_ping(self, name: str, *, allowed: bool = True) -> None:
         """Whether unprivileged ICMP sockets work on a machine (Debian's default: no; controller: yes)."""
