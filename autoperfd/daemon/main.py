@@ -177,6 +177,7 @@ class Daemon:
             stop_secs=max(1, round(s.stop_secs)),
             grace_secs=max(1, round(s.grace_secs)),
             max_file_bytes=s.max_file_mb << 20,
+            fetch_stall_secs=2 * s.link_loss_secs,
         )
         fleet = Fleet(
             installation=installation,

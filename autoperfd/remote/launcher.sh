@@ -10,7 +10,7 @@
 #
 # One attempt is one folder, ~/.autoperf/INSTALLATION/UID (`$d` below):
 #   files/     the participants' working folder, all they write
-#   boot0      boot id at the start                    end          boot id at the end; then it becomes `done`
+#   boot0      boot id at the start                    end          boot id and free space at the end; becomes `done`
 #   preparing  pid and start time of verb prepare      launcher     the same of the launcher
 #   pid.N      pid and start time of participant N     rec.N        its exit status and the uptime it ended at
 #   why.N      what ended it, where it was not itself  started      clock and uptime of the common start
@@ -145,9 +145,14 @@ name_resisting() { # sets $left to the attempts below $home whose processes ($ma
   done
 }
 
-free_space() { # FOLDER
+free_kb() { # FOLDER: sets $free_kb, "-" where nobody knows
   set -- $(df -Pk "$1") # seven words of headings stand in front
-  [ -z "${11-}" ] || printf 'free_kb %s\n' "${11}"
+  free_kb=${11:--}
+}
+
+free_space() { # FOLDER
+  free_kb "$1"
+  [ "$free_kb" = - ] || printf 'free_kb %s\n' "$free_kb"
 }
 
 comm_of() { # PATH: sets $comm to what the kernel calls a process of that executable
@@ -201,9 +206,9 @@ describe() { # prints all that is known of the attempt $d
     state=never
   fi
   { read -r count rest <"$d/count"; } 2>/dev/null
-  before=- after=- reason=- clock=- released=-
+  before=- after=- reason=- clock=- released=- free_kb=-
   { read -r before rest <"$d/boot0"; } 2>/dev/null
-  { read -r after reason rest <"$d/done"; } 2>/dev/null
+  { read -r after reason free_kb rest <"$d/done"; } 2>/dev/null
   { read -r clock released rest <"$d/started"; } 2>/dev/null
   [ "$state" = done ] && [ "$released" = - ] && state=never
   printf 'state %s\nboot %s\nbefore %s\nafter %s\nreason %s\nuptime %s\nstarted %s %s\n' \
@@ -220,7 +225,8 @@ describe() { # prints all that is known of the attempt $d
     [ -r "$d/watch$at" ] || continue
     while read -r rest; do printf 'watch%s %s\n' "$at" "$rest"; done <"$d/watch$at"
   done
-  free_space "$d"
+  case $free_kb in '' | -) free_kb "$d" ;; esac # as it was at the end, where that was noted
+  [ "$free_kb" = - ] || printf 'free_kb %s\n' "$free_kb"
 }
 
 attempt() { d=$HOME/.autoperf/$1/$2; }
@@ -619,7 +625,8 @@ launch() { # FOLDER INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICI
     watch "$comms"
   } >"$d/watch1"
   boot_id
-  printf '%-100s\n' "$boot_id $reason" 1<>"$d/end"
+  free_kb "$d/files"
+  printf '%-100s\n' "$boot_id $reason $free_kb" 1<>"$d/end"
   rm -f "$HOME/.autoperf/busy"
   mv "$d/end" "$d/done"
   notify ack

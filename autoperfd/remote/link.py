@@ -87,6 +87,10 @@ class Line:
                 except MachineAway:
                     self._check()
                     raise
+                except OSError:
+                    # It was left in the middle of an answer, whose rest must not be taken for the next one.
+                    self.link.drop(on, "lost")
+                    raise
                 finally:
                     self._using.pop(on, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from autoperfd.errors import FetchFailed
+from autoperfd.errors import DiskError, FetchFailed
 from autoperfd.remote import Order, answers
 from autoperfd.remote.shell import Shell, ShellBroken
 from tests.faults import Fired
@@ -100,6 +101,25 @@ def test_wrong_hash_is_fetched_again_once(bench: Bench, monkeypatch: pytest.Monk
     monkeypatch.setattr(answers, "hashes", lambda text: {})
     with pytest.raises(FetchFailed, match="another hash"):
         again(bench, order)
+
+
+def test_a_full_disk_here_does_not_spoil_the_next_fetch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = finished(bench, "head -c 300000 /dev/urandom >file", "file")
+    there = (bench.attempt_folder(bench.p1, order.uid) / "files" / "file").read_bytes()
+    fleet, folder, real = bench.fleet(), bench.folder / "whole", os.write
+
+    def full(fd: int, data: bytes | memoryview) -> int:
+        if len(data) > 1000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(DiskError):
+        make(fleet, order, confirmed=True)
+    monkeypatch.setattr(os, "write", real)
+    folder.mkdir()
+    make(fleet, replace(order, folder=folder), confirmed=True)
+    assert (folder / "file").read_bytes() == there
 
 
 @pytest.mark.fault("N9")
