@@ -127,6 +127,17 @@ def _why(context: Context) -> int:
         return why.when_down(context.options, context.places.state, down)
 
 
+def _doctor(context: Context) -> int:
+    from autoperfd.ctl import doctor
+
+    found = doctor.examine(context.options.config, context.agreed)
+    if context.options.json:
+        terminal.print_json(doctor.facts(found))
+    else:
+        terminal.print_text(doctor.report(found))
+    return doctor.status(found)
+
+
 def _results(context: Context) -> int:
     import tempfile
 
@@ -399,6 +410,13 @@ COMMANDS: tuple[Command, ...] = (
         ('autoperfctl cancel "PCG #1"',),
         _cancel,
         (_EXPERIMENT,),
+    ),
+    Command(
+        "doctor",
+        "whether this controller is fit to run experiments: settings, daemon, disk, queue, keys, pings",
+        ("autoperfctl doctor",),
+        _doctor,
+        (_JSON,),
     ),
     Command(
         "trust",

@@ -1,0 +1,210 @@
+"""`autoperfctl doctor`: is this controller fit to run experiments unattended. Looks, changes nothing.
+
+Each check is one function that gives its finding: well, ill (with what to do) or not to be told by this user.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import autoperfd
+from autoperfd.core.settings import DaemonSettings, read_settings
+from autoperfd.ctl import copies
+from autoperfd.ctl.places import CONFIG
+from autoperfd.daemon.views import escaped
+from autoperfd.errors import AutoperfError, ConfigError, DaemonDown
+
+PING_GROUPS = Path("/proc/sys/net/ipv4/ping_group_range")
+MOUNTS = Path("/proc/self/mounts")
+KEYS = Path("/etc/autoperf/keys")
+_FORGETFUL = ("tmpfs", "ramfs")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. `well` None: this user cannot tell. `hint`: what to do where it is ill."""
+
+    subject: str
+    well: bool | None
+    sentence: str
+    hint: str = ""
+
+
+def examine(config: str | None, ask: copies.Ask) -> list[Finding]:
+    """All checks, in the order in which a person would mend them."""
+    settings, finding = _settings(Path(config) if config else CONFIG)
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        lambda: _daemon(ask),
+        lambda: _state(settings),
+        lambda: _queue(settings),
+        lambda: _keys(KEYS),
+        lambda: _ping(settings),
+    )
+    return [finding, *(found for check in checks for found in check())]
+
+
+def report(findings: list[Finding]) -> str:
+    """The findings as text for a person."""
+    words = {True: "ok  ", False: "!   ", None: "?   "}
+    lines = []
+    for found in findings:
+        lines.append(f"{words[found.well]}{found.subject}: {found.sentence}")
+        if found.hint:
+            lines.append(f"      {found.hint}")
+    ill = sum(found.well is False for found in findings)
+    lines += ["", f"{ill} problem{'' if ill == 1 else 's'}." if ill else "Nothing is wrong."]
+    return "".join(f"{escaped(line)}\n" for line in lines)
+
+
+def facts(findings: list[Finding]) -> list[dict[str, object]]:
+    """The same for a script."""
+    return [asdict(found) for found in findings]
+
+
+def status(findings: list[Finding]) -> int:
+    """The exit status: 3 where the daemon does not run, 1 where something else is ill."""
+    ill = [found.subject for found in findings if found.well is False]
+    return (
+        3 if "daemon" in ill and any(f.sentence.startswith("autoperfd is not running") for f in findings) else bool(ill)
+    )
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _settings(path: Path) -> tuple[DaemonSettings, Finding]:
+    try:
+        return read_settings(path.read_bytes(), str(path)), Finding("settings", True, f"{path} is valid")
+    except FileNotFoundError:
+        return DaemonSettings(), Finding("settings", True, f"there is no {path}; the defaults hold")
+    except ConfigError as error:
+        return DaemonSettings(), Finding("settings", False, str(error.problems[0]), "The daemon does not start with it")
+    except OSError as error:
+        return DaemonSettings(), Finding("settings", None, f"{path} cannot be read: {error.strerror}")
+
+
+def _daemon(ask: copies.Ask) -> Iterator[Finding]:
+    try:
+        data = ask("status", {}).get("data")
+    except DaemonDown as error:
+        yield Finding("daemon", False, error.message, error.hint)
+        return
+    except AutoperfError as error:
+        yield Finding("daemon", False, error.message, error.hint)
+        return
+    known = data if isinstance(data, dict) else {}
+    version = str(known.get("version", "?"))
+    if version != autoperfd.__version__:
+        sentence = f"version {version} runs, {autoperfd.__version__} is installed"
+        yield Finding("daemon", False, sentence, "sudo systemctl restart autoperfd; tests that run go on")
+    else:
+        yield Finding("daemon", True, f"version {version} answers (pid {known.get('pid')})")
+    wanted = known.get("attention")
+    for sentence in wanted if isinstance(wanted, list) else ():
+        yield Finding("attention", False, str(sentence))
+
+
+def _state(settings: DaemonSettings) -> Iterator[Finding]:
+    state = settings.state
+    try:
+        space = os.statvfs(state)
+    except OSError as error:
+        yield Finding(
+            "state folder", False, f"{state}: {error.strerror}", "The unit makes it: systemctl start autoperfd"
+        )
+        return
+    free, files = space.f_bavail * space.f_frsize >> 20, space.f_favail
+    if free < 2 * settings.disk_reserve_mb:
+        yield Finding("state folder", False, f"{state} has {free} MB left, too few for results", "Make room there")
+    elif space.f_files and files < 10_000:
+        yield Finding("state folder", False, f"{state} has room for {files} more files", "Make room there (inodes)")
+    else:
+        yield Finding("state folder", True, f"{state} has {free} MB left")
+    kind = _file_system(state)
+    if kind in _FORGETFUL:
+        yield Finding(
+            "state folder", False, f"{state} is on {kind}: it is lost with the next reboot", "Put it on a disk"
+        )
+
+
+def _file_system(path: Path) -> str:
+    """The kind of file system a path is on; "" when not known."""
+    best, kind = "", ""
+    place = os.path.realpath(path)
+    try:
+        for line in MOUNTS.read_text().splitlines():
+            _, where, what, *_ = line.split(" ")
+            inside = place == where or place.startswith(where.rstrip("/") + "/")
+            if inside and len(where) >= len(best):
+                best, kind = where, what
+    except (OSError, ValueError):
+        return ""
+    return kind
+
+
+def _queue(settings: DaemonSettings) -> Iterator[Finding]:
+    queue = settings.queue
+    if not queue.is_dir():
+        yield Finding("queue", False, f"there is no folder {queue}", "sudo systemd-tmpfiles --create")
+    elif os.access(queue, os.W_OK | os.X_OK):
+        yield Finding("queue", True, f"you may submit to {queue}")
+    else:
+        yield Finding("queue", None, f"you may not submit to {queue}", "Members of group autoperf-submit may")
+
+
+def _keys(folder: Path) -> Iterator[Finding]:
+    try:
+        keys = [path for path in folder.iterdir() if path.is_file()]
+    except FileNotFoundError:
+        yield Finding("SSH keys", None, f"there is no {folder}: keys must lie where experiments say")
+        return
+    except OSError:
+        yield Finding("SSH keys", None, f"only root sees which keys lie in {folder}")
+        return
+    locked = [path.name for path in keys if _has_passphrase(path)]
+    if locked:
+        yield Finding(
+            "SSH keys", False, f"{', '.join(locked)} in {folder} want a passphrase", "ssh-keygen -p removes it"
+        )
+    elif keys:
+        yield Finding("SSH keys", True, f"{len(keys)} in {folder}")
+    else:
+        yield Finding("SSH keys", None, f"none in {folder}: keys must lie where experiments say")
+
+
+def _has_passphrase(path: Path) -> bool:
+    """Whether a private key is encrypted, as far as its first lines tell."""
+    import base64
+    import binascii
+
+    try:
+        text = path.read_text(errors="replace")[:4096]
+    except OSError:
+        return False
+    if "ENCRYPTED" in text.partition("\n\n")[0]:
+        return True
+    _, begins, body = text.partition("-----BEGIN OPENSSH PRIVATE KEY-----")
+    try:
+        head = base64.b64decode("".join(body.split())[:64]) if begins else b""
+    except binascii.Error:
+        return False
+    return head.startswith(b"openssh-key-v1\0") and head[15:23] != b"\0\0\0\4none"
+
+
+def _ping(settings: DaemonSettings) -> Iterator[Finding]:
+    if settings.ping == "tcp":
+        yield Finding("ping", True, "machines are looked at by TCP, as the settings want it")
+        return
+    try:
+        low, high = (int(word) for word in PING_GROUPS.read_text().split())
+    except (OSError, ValueError):
+        yield Finding("ping", None, f"{PING_GROUPS} cannot be read")
+        return
+    if low <= high:
+        yield Finding("ping", True, f"groups {low} to {high} may send pings")
+    else:
+        hint = "sudo sysctl -w 'net.ipv4.ping_group_range=0 2147483647'; `make install` puts it into sysctl.d"
+        yield Finding("ping", False, "nobody may send pings without a capability, which the daemon does not have", hint)
