@@ -231,7 +231,7 @@ def render_show(view: ShowView) -> str:
     lines += ["", "Machines:"]
     lines += _table([(f"  {m.name}", m.address, m.state, _seen(m, view.now), m.trouble) for m in e.machines])
     if view.failures:
-        lines += ["", "Tests given up (again with `autoperfctl retry TEST`):"]
+        lines += ["", "Tests given up (why: `autoperfctl why TEST`; again: `autoperfctl retry TEST`):"]
         lines += [_failure(failure, limit=None) for failure in view.failures]
     if view.attempts:
         lines += ["", "Attempts:"]

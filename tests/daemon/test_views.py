@@ -202,7 +202,7 @@ def test_show() -> None:
           p1  169.254.248.55  ok  seen 4 s ago
           p2  169.254.248.56  ok  seen 4 s ago
 
-        Tests given up (again with `autoperfctl retry TEST`):
+        Tests given up (why: `autoperfctl why TEST`; again: `autoperfctl retry TEST`):
           30SEC_100B_1PUB_1SUB_REL_UC_100LC: timeout, sub_0 on p2 did not end in 90 s
 
         Attempts:
