@@ -327,6 +327,7 @@ class Engine:
     # ------------------------------------------------------------ answers of workers
 
     def _answered(self, answer: Answer) -> None:
+        self._look_for_sleep()  # makes the tickets of what was under way old ones
         entry = self.entries.get(answer.experiment)
         if entry is None or answer.ticket != entry.life.ticket:
             return

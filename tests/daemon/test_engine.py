@@ -578,6 +578,20 @@ def test_after_a_suspend_everything_is_looked_at_anew(rig: Rig, fired: Fired) ->
     assert rig.life().ticket == ticket + 1
 
 
+@pytest.mark.fault("C3")
+def test_no_answer_from_before_a_suspend_is_believed(rig: Rig, fired: Fired) -> None:
+    """It may be the first thing that the engine finds when it wakes up."""
+    rig.submit(toml())
+    rig.running()
+    uid, ticket = rig.life().uid, rig.life().ticket
+    rig.clock.asleep = 3600.0
+    rig.succeed()
+    fired("C3", "an answer was waiting when the controller woke up")
+    assert rig.states() == ["running"] and (rig.life().uid, rig.life().ticket) == (uid, ticket + 1)
+    rig.succeed()
+    assert rig.states() == ["validating"]
+
+
 # ---------------------------------------------------------------- an outage that several meet
 
 
