@@ -26,6 +26,7 @@ class Draft:
     network: str = "default"
     share_network: bool = False
     tool: str = "perftest"
+    switches: tuple[str, ...] = ()  # machines that have a power switch
 
     def text(self) -> str:
         """The file."""
@@ -62,6 +63,8 @@ class Draft:
                 'ssh_key_path = "~/.ssh/id"',
                 'perftest_exec_path = "~/perftest_cpp"',
             ]
+            if machine in self.switches:
+                lines.append(f'power_cycle = "plug-{machine}"')
         return "\n".join(lines) + "\n"
 
     def _test_name(self, at: int) -> str:
@@ -101,6 +104,7 @@ def draw(rng: random.Random, name: str, machines: tuple[str, ...]) -> Draft:
         network=rng.choice(("default", "default", "other")),
         share_network=rng.random() < 0.5,
         tool=rng.choice(("perftest", "perftest", "ddsperf")),
+        switches=tuple(machine for machine in machines if rng.random() < 0.6),
     )
 
 

@@ -13,10 +13,11 @@ from typing import Any
 from autoperfd.core.lifecycle import STATES
 from autoperfd.core.settings import DaemonSettings
 from autoperfd.rehearsal.drafts import Draft, draw, paced_otherwise
-from autoperfd.rehearsal.machines import VirtualMachine
+from autoperfd.rehearsal.machines import RUNGS, VirtualMachine
 from autoperfd.rehearsal.workers import Mischief
 from autoperfd.rehearsal.world import PLENTY, Chances, World
 
+ILLS = ("PING", "PING", "SSH_SILENT", "SSH_NO_BANNER", "SHELL_HANG", "SHELL_HANG", "BAD_ANSWER", "PING_LOST")
 VERBS = ("probe", "boot_id", "reboot", "prepare", "go", "go", "await", "state", "stop", "sweep")
 HORIZON_SECS = (60.0, 500.0)
 Fault = Callable[[World, random.Random], None]
@@ -38,7 +39,8 @@ def trouble(seed: int, files: Sequence[bytes] = (), **more: Any) -> World:
     for machine in world.machines.values():
         machine.forgetful = rng.random() < 0.3
     horizon = rng.uniform(*HORIZON_SECS)
-    kinds = rng.sample(FAULTS, rng.randint(1, min(6, len(FAULTS))))  # a few kinds together show more than all at once
+    theme = LADDER if rng.random() < 0.3 else FAULTS
+    kinds = rng.sample(theme, rng.randint(1, min(6, len(theme))))  # a few kinds together show more than all at once
     for _ in range(rng.choice((0, 2, 5, 10, 20))):
         _put(world, rng.choice(kinds), rng, rng.uniform(0.0, horizon))
     for _ in range(rng.choice((0, 0, 2, 5, 12))):
@@ -81,12 +83,13 @@ def _settings(rng: random.Random) -> DaemonSettings:
     return replace(
         DaemonSettings(),
         validation_secs=rng.choice((3.0, 10.0, 30.0)),
-        patience_secs=rng.choice((0.0, 20.0, 60.0, 300.0)),
+        patience_secs=rng.choice((0.0, 20.0, 60.0, 300.0, 1800.0)),
         backoff_first_secs=rng.choice((1.0, 5.0)),
         backoff_cap_secs=rng.choice((10.0, 60.0)),
         boot_budget_secs=rng.choice((30.0, 90.0)),
         auto_resume=rng.random() < 0.8,
         probe_secs=rng.choice((10.0, 60.0)),
+        restart_after_secs=rng.choice((0.0, 0.0, 10.0, 60.0, 300.0)),
         grace_secs=5.0,
     )
 
@@ -99,6 +102,7 @@ def _chances(rng: random.Random) -> Chances:
         flaky=rng.choice((0.0, 0.1, 0.4)),
         poisonous=rng.choice((0.0, 0.0, 0.0, 0.3)),
         unheard=rng.choice((0.0, 0.3)),
+        doubled=rng.choice((0.0, 0.5)),
     )
 
 
@@ -113,6 +117,7 @@ def _mischief(rng: random.Random) -> Mischief:
         bugs=maybe(0.02),
         disk=maybe(0.1),
         fetch=maybe(0.1),
+        quota=maybe(0.2),
     )
 
 
@@ -120,7 +125,9 @@ def _put(world: World, fault: Fault, rng: random.Random, when: float) -> None:
     seed = rng.getrandbits(32)
 
     def strike() -> None:
-        if not world.is_calm:
+        if world.timeline.asleep:
+            world.timeline.at(world.timeline.awake_at, strike)
+        elif not world.is_calm:
             fault(world, random.Random(seed))
 
     if rng.random() < 0.3:
@@ -268,15 +275,96 @@ def _clings(world: World, rng: random.Random) -> None:
 
 
 def _ignores_reboots(world: World, rng: random.Random) -> None:
+    machine, obeys = _some(world, rng), rng.choice((("forced", "power"), ("power",), ()))
+    _for_a_while(
+        world,
+        rng,
+        machine,
+        f"ignores reboots, obeys {', '.join(obeys) or 'nothing'},",
+        lambda: setattr(machine, "obeys", obeys),
+        lambda: setattr(machine, "obeys", RUNGS),
+    )
+
+
+def _falls_ill(world: World, rng: random.Random) -> None:
+    """It stays so until a rung of the ladder that it obeys, or somebody comes after a long time."""
+    machine, code = _some(world, rng), rng.choice(ILLS)
+    obeys = rng.choice((RUNGS, RUNGS, ("forced", "power"), ("power",), ()))
+    relapses, switch = rng.choice((0, 0, 0, 1, 3)), rng.choice(("works", "works", "works", "refuses", "idle"))
+    words = f"obeys {', '.join(obeys) or 'nothing'}, relapses {relapses} times, its switch {switch}"
+    world.say(f"fault: {machine.name} is ill ({code}): {words}")
+    machine.switch = switch
+    machine.fall_ill(code, obeys, relapses)
+    world.timeline.after(rng.uniform(200.0, 4000.0), lambda: machine.cycle() if machine.ill else None)
+
+
+def _parts(world: World, rng: random.Random) -> None:
+    machines = list(world.machines.values())
+    one, other = rng.sample(machines, 2)
+    _for_a_while(
+        world,
+        rng,
+        one,
+        f"and {other.name} do not hear each other",
+        lambda: world.part(one, other),
+        lambda: world.join(one, other),
+    )
+
+
+def _is_disturbed(world: World, rng: random.Random) -> None:
+    """What the guards are for."""
+    machine = _some(world, rng)
+    what, name, value, calm = rng.choice(
+        (
+            ("has somebody logged in", "users", ("bob pts/0 192.0.2.9",), ()),
+            ("runs somebody's benchmark", "foreign", ("4711 perftest_cpp",), ()),
+            ("is throttled", "throttled", 0x50005, 0),
+        )
+    )
+    _for_a_while(world, rng, machine, what, lambda: setattr(machine, name, value), lambda: setattr(machine, name, calm))
+
+
+def _has_bad_links(world: World, rng: random.Random) -> None:
+    machine, count = _some(world, rng), rng.choice((50, 1000))
+    world.say(f"fault: {machine.name} has {count} errors on its links")
+    machine.link_errors += count
+
+
+def _steps_its_clock(world: World, rng: random.Random) -> None:
+    machine, secs = _some(world, rng), rng.choice((-1e9, -3600.0, 0.5, 3600.0, 1e9))
+    world.say(f"fault: the clock of {machine.name} steps by {secs:.0f} s")
+    machine.clock += secs
+
+
+def _has_full_disk(world: World, rng: random.Random) -> None:
     machine = _some(world, rng)
     _for_a_while(
         world,
         rng,
         machine,
-        "ignores reboots",
-        lambda: setattr(machine, "ignores_reboot", True),
-        lambda: setattr(machine, "ignores_reboot", False),
+        "has no room on its disk",
+        lambda: setattr(machine, "disk_full", True),
+        lambda: setattr(machine, "disk_full", False),
     )
+
+
+def _flaps_for_long(world: World, rng: random.Random) -> None:
+    machine, way = _some(world, rng), rng.choice(("link", "boot"))
+    world.say(f"fault: {machine.name} flaps for long ({way})")
+    left = [rng.randint(20, 80)]
+
+    def flap() -> None:
+        left[0] -= 1
+        if world.is_calm or not left[0]:
+            machine.set_cut(False)
+            return
+        if way == "boot":
+            machine.cycle()
+        else:
+            machine.set_cut(not machine.cut)
+        world.timeline.after(rng.uniform(2.0, 40.0), flap)
+
+    flap()
 
 
 def _never_goes(world: World, rng: random.Random) -> None:
@@ -343,6 +431,45 @@ def _clock_steps(world: World, rng: random.Random) -> None:
     secs = rng.choice((-1e9, -86400.0, -3600.0, 3600.0, 86400.0, 1e9))
     world.say(f"fault: the clock steps by {secs:.0f} s")
     world.timeline.step += secs
+    if rng.random() < 0.5:
+        back = rng.uniform(1.0, 300.0)
+
+        def set_right() -> None:
+            world.say(f"fault: the clock steps back by {-secs:.0f} s")
+            world.timeline.step -= secs
+
+        world.timeline.after(back, set_right)
+
+
+def _clock_lost(world: World, rng: random.Random) -> None:
+    """The controller comes up with a clock of another age."""
+    year, wall = rng.choice(((1970, 0.0), (2038, 2_147_483_640.0), (2106, 4_294_967_290.0)))
+    world.say(f"fault: the daemon is killed and comes back in {year}")
+    world.kill()
+    world.timeline.step = wall - world.timeline.now
+
+
+def _sleeps(world: World, rng: random.Random) -> None:
+    secs = rng.choice((1.0, 20.0, 600.0, 20_000.0)) * rng.uniform(0.5, 1.5)
+    world.say(f"fault: the controller is suspended for {secs:.0f} s")
+    world.suspend(secs)
+
+
+def _is_cut_off(world: World, rng: random.Random) -> None:
+    """The controller's own network is down: nobody answers, and nobody can be told."""
+    secs, unheard = rng.choice((5.0, 60.0, 600.0)) * rng.uniform(0.5, 1.5), world.chances.unheard
+    world.say(f"fault: the controller is off the network for {secs:.0f} s")
+    world.chances.unheard = 1.0
+    for machine in world.machines.values():
+        machine.set_cut(True)
+
+    def back() -> None:
+        if not world.is_calm:
+            world.chances.unheard = unheard
+            for machine in world.machines.values():
+                machine.set_cut(False)
+
+    world.timeline.after(secs, back)
 
 
 def _disk_full(world: World, rng: random.Random) -> None:
@@ -360,6 +487,7 @@ def _archive_lost(world: World, rng: random.Random) -> None:
     if world.archives:
         key = rng.choice(sorted(world.archives))
         world.say(f"fault: {key[1]} is lost")
+        world.lost.add(key)
         del world.archives[key]
 
 
@@ -378,6 +506,16 @@ FAULTS: tuple[Fault, ...] = (
     _clings,
     _ignores_reboots,
     _never_goes,
+    _falls_ill,
+    _falls_ill,
+    _falls_ill,
+    _parts,
+    _is_disturbed,
+    _is_disturbed,
+    _has_bad_links,
+    _steps_its_clock,
+    _has_full_disk,
+    _flaps_for_long,
     _is_hit_at_a_step,
     _is_hit_at_a_step,
     _is_hit_at_a_step,
@@ -385,8 +523,23 @@ FAULTS: tuple[Fault, ...] = (
     _daemon_killed,
     _daemon_stopped,
     _clock_steps,
+    _clock_lost,
+    _sleeps,
+    _is_cut_off,
     _disk_full,
     _archive_lost,
+)
+
+LADDER: tuple[Fault, ...] = (
+    _falls_ill,
+    _falls_ill,
+    _falls_ill,
+    _ignores_reboots,
+    _flaps_for_long,
+    _loses_power,
+    _is_hit_at_a_step,
+    _daemon_killed,
+    _is_cut_off,
 )
 
 # ---------------------------------------------------------------- people

@@ -2,102 +2,50 @@
 
 `problems(evidence)` gives sentences, [] when all is well. The memory's rows are enough for some checks; those of
 the order of things need a record: what was committed, and what was done on machines, in the order it happened.
-Pure but for `read_memory`, which reads a database it is given; any thread.
+Those about outages, budgets and restarts stand in `outages.py`. Pure; any thread.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 from autoperfd.core import messages as m
 from autoperfd.core.policy import BLAMELESS_BUDGET, KEPT
-from autoperfd.daemon.store import AttemptRow, Happened, OutboxRow, SaveHistory, Write
+from autoperfd.daemon.store import Happened, OutboxRow, SaveHistory
+from autoperfd.rehearsal.evidence import Asked as Asked
+from autoperfd.rehearsal.evidence import Committed as Committed
+from autoperfd.rehearsal.evidence import Did as Did
+from autoperfd.rehearsal.evidence import Evidence as Evidence
+from autoperfd.rehearsal.evidence import Limits as Limits
+from autoperfd.rehearsal.evidence import Memory as Memory
+from autoperfd.rehearsal.evidence import Recorded as Recorded
+from autoperfd.rehearsal.evidence import Twice as Twice
+from autoperfd.rehearsal.evidence import Woke as Woke
+from autoperfd.rehearsal.evidence import commits, happened, steps
+from autoperfd.rehearsal.evidence import read_memory as read_memory
+from autoperfd.rehearsal.outages import (
+    FORGIVING,
+    a_long_sleep_is_noticed,
+    attempts_are_not_rebooted_away,
+    attempts_open_on_fit_machines,
+    charges,
+    halts_are_told_once,
+    it_does_not_come_back_for_ever,
+    never_is_never,
+    nothing_goes_round_in_circles,
+    nothing_is_silent,
+    only_the_test_pays,
+    outages_are_given_back,
+    rungs_are_used_once,
+    successes_have_archives,
+    twice_is_once,
+    what_is_kept_stays_small,
+)
 
 # Verdicts that no budget was used up for.
 UNCOUNTED = (*KEPT, "skipped", "crashed-daemon")
-
-
-class VerdictRow(NamedTuple):
-    """A row of the memory's table of tests."""
-
-    experiment: int
-    name: str
-    place: int
-    status: str
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What an experiment's file says; ranges because a file may be dropped again with another policy."""
-
-    tests: tuple[str, ...]  # in the order of the sweep
-    first: int = 0  # place of the first test to be run
-    retries: tuple[int, int] = (2, 2)  # least and most
-    halt_after: tuple[int, int] = (10, 10)
-
-
-@dataclass(slots=True)
-class Memory:
-    """The rows of a database file."""
-
-    attempts: list[AttemptRow] = field(default_factory=list)  # in the order they were opened
-    tests: list[VerdictRow] = field(default_factory=list)
-    requeued: list[tuple[int, str]] = field(default_factory=list)  # experiment, test
-    lives: dict[int, dict[str, object]] = field(default_factory=dict)
-    outbox: list[OutboxRow] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """One write of a transaction that became durable; `commit` numbers the transactions."""
-
-    commit: int
-    write: Write
-
-
-@dataclass(frozen=True, slots=True)
-class Did:
-    """Something that happened on a machine: prepared, started, "ended by …", swept, booted."""
-
-    machine: str
-    verb: str
-    uid: str
-    boot: str
-
-
-@dataclass(slots=True)
-class Evidence:
-    """All that is known of what happened. `ended`: nothing more will happen by itself."""
-
-    memory: Memory
-    limits: Mapping[int, Limits] = field(default_factory=dict)  # by experiment
-    record: Sequence[Committed | Did] = ()
-    ended: bool = False
-
-
-def read_memory(db: sqlite3.Connection) -> Memory:
-    """The rows of a database. Raises sqlite3.Error."""
-    names = AttemptRow.__slots__
-    messages = OutboxRow.__slots__
-    return Memory(
-        attempts=[
-            AttemptRow(**dict(zip(names, row, strict=True)))
-            for row in db.execute(f"SELECT {', '.join(names)} FROM attempts ORDER BY id")
-        ],
-        tests=[VerdictRow(*row) for row in db.execute("SELECT experiment, name, place, status, attempts FROM tests")],
-        requeued=list(db.execute("SELECT experiment, test FROM requeued ORDER BY place")),
-        lives={number: json.loads(life) for number, life in db.execute("SELECT experiment, life FROM lives")},
-        outbox=[
-            OutboxRow(**dict(zip(messages, row, strict=True)))
-            for row in db.execute(f"SELECT {', '.join(messages)} FROM outbox ORDER BY created")
-        ],
-    )
 
 
 def problems(evidence: Evidence) -> list[str]:
@@ -176,7 +124,7 @@ def books_balance(evidence: Evidence) -> Iterator[str]:
         for name, count in found.items():
             if life[name] != count:
                 yield f"experiment {number} says {life[name]} tests {name}, its rows say {count}"
-        queued = [test for experiment, test in evidence.memory.requeued if experiment == number]
+        queued = [test for experiment, test, _ in evidence.memory.requeued if experiment == number]
         if len(set(queued)) != len(queued):
             yield f"experiment {number} has tests queued twice: {queued}"
 
@@ -222,13 +170,6 @@ def it_ends(evidence: Evidence) -> Iterator[str]:
 # ---------------------------------------------------------------- from the record
 
 
-def happened(evidence: Evidence) -> Iterator[tuple[int, int, m.Change]]:
-    """(transaction, experiment, change) of each change of an experiment's life."""
-    for entry in evidence.record:
-        if isinstance(entry, Committed) and isinstance(entry.write, Happened):
-            yield entry.commit, entry.write.experiment, entry.write.change
-
-
 def intent_comes_first(evidence: Evidence) -> Iterator[str]:
     """Nothing happens on a machine for an attempt that is not durable yet, nothing starts when it has ended."""
     opened: set[str] = set()
@@ -237,7 +178,7 @@ def intent_comes_first(evidence: Evidence) -> Iterator[str]:
         if isinstance(entry, Did):
             if entry.verb in ("prepared", "started") and entry.uid not in opened:
                 yield f"{entry.machine} was told of attempt {entry.uid} before its intent was durable"
-        elif isinstance(entry.write, Happened):
+        elif isinstance(entry, Committed) and isinstance(entry.write, Happened):
             change = entry.write.change
             if isinstance(change, m.AttemptOpened):
                 opened.add(change.uid)
@@ -276,6 +217,7 @@ def one_attempt_a_machine(evidence: Evidence) -> Iterator[str]:
                 confirmed.add(current.get(entry.write.experiment, ""))
             elif isinstance(entry.write, Happened) and isinstance(entry.write.change, m.AttemptOpened):
                 current[entry.write.experiment] = entry.write.change.uid
+        if not isinstance(entry, Did):
             continue
         here, key = alive.setdefault(entry.machine, set()), (entry.machine, entry.uid)
         if entry.verb == "started":
@@ -318,7 +260,7 @@ def successes_are_real(evidence: Evidence) -> Iterator[str]:
                 starts[key] = entry.boot
             elif entry.verb.startswith("ended by"):
                 ends[key] = (entry.verb, entry.boot)
-        elif isinstance(entry.write, Happened):
+        elif isinstance(entry, Committed) and isinstance(entry.write, Happened):
             change = entry.write.change
             if isinstance(change, m.AttemptOpened):
                 plans[change.uid] = change.plan.machines()
@@ -334,24 +276,24 @@ def successes_are_real(evidence: Evidence) -> Iterator[str]:
 
 def the_test_pays_for_itself(evidence: Evidence) -> Iterator[str]:
     """Only attempts that failed by the test's own fault use up its budget, and the budget is kept."""
-    charged: Counter[tuple[int, str]] = Counter()
-    failed: Counter[tuple[int, str]] = Counter()  # since the test was taken up; a cancelled test keeps what it paid
-    for _, number, change in happened(evidence):
+    charged: Counter[tuple[int, str]] = Counter()  # since the test was taken up; a cancelled test keeps what it paid
+    for number, change in charges(evidence):
         limits = evidence.limits.get(number)
-        if limits is None:
+        key = (number, change if isinstance(change, str) else getattr(change, "test", ""))
+        if isinstance(change, str):
+            charged.pop(key, None)
+        elif limits is None:
             continue
-        if isinstance(change, m.AttemptClosed):
-            if change.result.blame == "test":
-                charged[number, change.test] += 1
-                failed[number, change.test] += 1
-                if charged[number, change.test] > limits.retries[1] + 1:
-                    yield f"{change.test} was charged {charged[number, change.test]} times"
+        elif isinstance(change, m.AttemptClosed):
+            charged[key] += change.result.blame == "test"
+            if charged[key] > limits.retries[1] + 1:
+                yield f"{change.test} was charged {charged[key]} times"
         elif isinstance(change, m.TestDecided):
-            paid = charged.pop((number, change.test), 0)
+            paid = charged.pop(key, 0)
             if change.status and change.status not in UNCOUNTED and paid <= limits.retries[0]:
                 yield f"{change.test} was given up as {change.status} after {paid} charged attempts"
-        elif isinstance(change, m.Requeued) and change.charged != charged[number, change.test]:
-            yield f"{change.test} was queued with {change.charged} charged, {charged[number, change.test]} were"
+        elif isinstance(change, m.Requeued) and change.charged != charged[key]:
+            yield f"{change.test} was queued with {change.charged} charged, {charged[key]} were"
 
 
 def others_pay_within_bounds(evidence: Evidence) -> Iterator[str]:
@@ -417,29 +359,29 @@ def enough_failures_halt(evidence: Evidence) -> Iterator[str]:
     """The Nth test in a row that is given up halts its experiment, in the same transaction; others do not."""
     row: Counter[int] = Counter()  # at most so many tests in a row
     surely: Counter[int] = Counter()  # at least so many: what a dropped file forgives depends on more than the record
-    commits: dict[int, list[Write]] = {}
-    for entry in evidence.record:
-        if isinstance(entry, Committed):
-            commits.setdefault(entry.commit, []).append(entry.write)
-    for writes in commits.values():
-        steps = [write for write in writes if isinstance(write, SaveHistory)]
+    for _, writes in commits(evidence):
+        said = list(steps(writes))
         for write in writes:
-            if not isinstance(write, Happened) or not isinstance(write.change, m.TestDecided):
+            if not isinstance(write, Happened):
                 continue
-            number, status = write.experiment, write.change.status
-            limits = evidence.limits.get(number)
+            number, limits = write.experiment, evidence.limits.get(write.experiment)
+            if isinstance(write.change, m.Requeued) and any(step.event == "refunded" for step in said):
+                row[number], surely[number] = max(0, row[number] - 1), max(0, surely[number] - 1)
+            if not isinstance(write.change, m.TestDecided):
+                continue
+            status = write.change.status
             if status == "success":
                 row[number] = surely[number] = 0
             elif status and status not in UNCOUNTED and limits is not None:
                 row[number] += 1
                 surely[number] += 1
-                halted = any(step.event == "failed" and step.after == "halted" for step in steps)
+                halted = any(step.event == "failed" and step.after == "halted" for step in said)
                 if surely[number] >= limits.halt_after[1] and not halted:
                     yield f"{surely[number]} tests in a row were given up in experiment {number}, and it went on"
                 if halted and row[number] < limits.halt_after[0]:
                     yield f"experiment {number} was halted after {row[number]} tests in a row"
-        for step in steps:
-            if (step.event, step.before) in (("resume", "halted"), ("answered", "halted"), ("room", "halted")):
+        for step in said:
+            if step.event in FORGIVING and step.before == "halted":
                 row[step.experiment] = surely[step.experiment] = 0
             elif (step.event, step.before) == ("redropped", "idle"):
                 surely[step.experiment] = 0
@@ -450,7 +392,7 @@ def incidents_are_numbered(evidence: Evidence) -> Iterator[str]:
     latest: Counter[str] = Counter()
     for entry in evidence.record:
         if isinstance(entry, Committed) and isinstance(entry.write, OutboxRow) and entry.write.kind == "halt":
-            if entry.write.state != "waiting" or entry.write.tries:
+            if entry.write.state not in ("waiting", "merged") or entry.write.tries:
                 continue  # the same message, later
             facts = json.loads(entry.write.facts)
             name, incident = str(facts["experiment"]), int(facts["incident"])
@@ -479,6 +421,20 @@ INVARIANTS: tuple[tuple[str, Check], ...] = (
     ("budgets", others_pay_within_bounds),
     ("budgets", enough_failures_halt),
     ("order", tests_keep_their_order),
+    ("I2", successes_have_archives),
+    ("I7", nothing_is_silent),
+    ("I7", halts_are_told_once),
+    ("I8", what_is_kept_stays_small),
+    ("I8", nothing_goes_round_in_circles),
+    ("I8", it_does_not_come_back_for_ever),
+    ("I10", twice_is_once),
+    ("blame", only_the_test_pays),
+    ("blame", outages_are_given_back),
+    ("blame", attempts_open_on_fit_machines),
+    ("ladder", rungs_are_used_once),
+    ("ladder", attempts_are_not_rebooted_away),
+    ("ladder", never_is_never),
+    ("clock", a_long_sleep_is_noticed),
     ("I9", it_ends),
 )
 """(name in the contract, check)."""

@@ -1,4 +1,7 @@
-"""Virtual time: what is going to happen and when, and processes that wait in it. One thread; nothing ever sleeps."""
+"""Virtual time: what is going to happen and when, and processes of the controller that wait in it.
+
+`now` goes on evenly for everybody; the controller's own clocks can be set and suspended. One thread; nothing sleeps.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,9 @@ class Timeline:
 
     def __init__(self, wall: float) -> None:
         self.now = 1000.0
-        self.step = wall - self.now  # wall minus monotonic; faults change it
-        self.asleep = 0.0
+        self.step = wall - self.now  # the controller's wall clock minus `now`; faults change it
+        self.slept = 0.0  # seconds that the controller was suspended, in which its monotonic clock stood still
+        self.awake_at = self.now  # while that lies ahead the controller is suspended
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
 
@@ -35,12 +39,27 @@ class Timeline:
         return self.now + self.step
 
     def monotonic(self) -> float:
-        """Seconds that never step."""
-        return self.now
+        """Seconds that never step, as the controller counts them."""
+        return self.now - self.slept
 
     def suspended(self) -> float:
-        """Seconds the computer slept, which `monotonic` does not count."""
-        return self.asleep
+        """Seconds that the controller was suspended."""
+        return self.slept
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the controller is suspended now."""
+        return self.now < self.awake_at
+
+    def suspend(self, secs: float, then: Callable[[], None]) -> None:
+        """Suspend the controller: processes stand still, machines do not."""
+        self.awake_at = self.now + secs
+
+        def wake() -> None:
+            self.slept += secs
+            then()
+
+        self.at(self.awake_at, wake)
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         """Let something happen at a time, now if that is past."""
@@ -90,6 +109,9 @@ class Process:
 
     def _resume(self, wait: int, value: Any, error: AutoperfError | None) -> None:
         if not self.alive or wait != self._waits:
+            return
+        if self._timeline.asleep:
+            self._timeline.at(self._timeline.awake_at, lambda: self._resume(wait, value, error))
             return
         self._waits += 1
         try:

@@ -6,16 +6,18 @@ answers nothing, attempts outlive it. What the machines were told before the end
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from autoperfd.core import messages as m
+from autoperfd.core.guards import Guards, violations
 from autoperfd.core.plan import Machine, Verdict
-from autoperfd.core.policy import CANNOT_WRITE, KEPT, result_of
+from autoperfd.core.policy import CANNOT_WRITE, KEPT, Examined, blamed, result_of
 from autoperfd.daemon.work import Answer, Crash, bound, stuck
 from autoperfd.errors import (
     AutoperfError,
@@ -27,9 +29,11 @@ from autoperfd.errors import (
     MachineTaken,
     StartFailed,
 )
-from autoperfd.rehearsal.machines import STARTED, Found, Link, VirtualMachine
+from autoperfd.rehearsal.machines import DULL, STARTED, Found, Link, VirtualMachine
 from autoperfd.rehearsal.timeline import Process, Timeline, Work
 
+EXAMINED_SECS = 4.0  # how long a machine is waited for when it is examined
+OUTRANK = ("rebooted", "machine-lost")  # what is worse than a disturbance
 GRAVITY = (MachineImpossible, MachineTaken, StartFailed, FetchFailed, MachineAway, MachineError)
 PROBE = 'Option "-outputFile" is known here'  # what the executable says of itself
 Value = TypeVar("Value")
@@ -54,6 +58,7 @@ class Mischief:
     bugs: float = 0.0  # a worker meets an error nobody foresaw
     disk: float = 0.0  # an archive cannot be written
     fetch: float = 0.0  # a file does not come over whole
+    quota: float = 0.0  # an archive has no room, though the disk seems to have some
 
 
 @dataclass(slots=True)
@@ -77,16 +82,18 @@ class SimWorkers:
         mischief: Mischief,
         decide: Callable[[str], tuple[str, float]],
         poisonous: Callable[[str], bool],
-        before_start: Callable[[], None],
+        room: Callable[[], bool],
+        before_start: Callable[[int, m.Order], None],
         post: Callable[[Answer | Crash], None],
     ) -> None:
         """`machines`: by address. `archives`: (results folder, path in it) -> what lies there; outlives the daemon.
 
-        `decide`: uid -> (end status, seconds). `poisonous`: whether judging a test makes the daemon crash.
+        `decide`: uid -> (end status, seconds). `poisonous`: whether judging a test makes the daemon crash. `room`:
+        whether an archive can be written.
         """
         self._timeline, self._rng, self._machines, self.archives = timeline, rng, machines, archives
         self._patience, self._mischief, self._decide, self._poisonous = patience, mischief, decide, poisonous
-        self._before_start, self._post = before_start, post
+        self._room, self._before_start, self._post = room, before_start, post
         self._links: dict[tuple[str, int], Link] = {}
         self._works: dict[int, tuple[int, m.Order, float, Process]] = {}
         self.alive = True
@@ -95,7 +102,7 @@ class SimWorkers:
 
     def start(self, experiment: int, ticket: int, order: m.Order, folder: Path, tool: str) -> None:
         """Begin an order in place of the experiment's former one."""
-        self._before_start()
+        self._before_start(experiment, order)
         self.cancel(experiment)
         process = Process(
             self._timeline,
@@ -109,7 +116,7 @@ class SimWorkers:
             boot_budget_secs=patience.boot_budget_secs,
             grace_secs=patience.grace_secs,
         )
-        self._works[experiment] = (ticket, order, self._timeline.now + secs, process)
+        self._works[experiment] = (ticket, order, self._timeline.monotonic() + secs, process)
         process.start()
 
     def cancel(self, experiment: int) -> None:
@@ -132,7 +139,7 @@ class SimWorkers:
         """The answers that overdue work should have given."""
         answers = []
         for experiment, (ticket, order, overdue, _) in list(self._works.items()):
-            if overdue <= self._timeline.now:
+            if overdue <= self._timeline.monotonic():
                 self.cancel(experiment)
                 answers.append(Answer(experiment, ticket, stuck(order)))
         return answers
@@ -185,6 +192,8 @@ class SimWorkers:
                     return (yield from self._validate(order.machines))
                 case m.Reboot():
                     return (yield from self._reboot(order))
+                case m.PowerCycle():
+                    return (yield from self._power_cycle(order))
                 case m.RunAttempt():
                     return (yield from self._attempt(experiment, ticket, order, folder))
                 case m.SlowProbe():
@@ -200,6 +209,8 @@ class SimWorkers:
                 code=error.code,
                 pings=error.pings,
                 ssh_checks=error.ssh_checks,
+                ill={each.machine: each.code for each in (error, *error.others)},
+                evidence=json.dumps({each.machine: {"code": each.code} for each in (error, *error.others)}),
             )
         raise AssertionError(order)
 
@@ -231,25 +242,58 @@ class SimWorkers:
             yield 2.0
 
     def _reboot(self, order: m.Reboot) -> Work:
-        found = yield [self._until_rebooted(machine, order.boot_ids[machine.name]) for machine in order.machines]
-        return m.Rebooted(boot_ids=_whole(order.machines, found))
+        stored = order.boot_ids
+        found = yield [self._until_rebooted(machine, stored[machine.name], order.rung) for machine in order.machines]
+        try:
+            return m.Rebooted(boot_ids=_whole(order.machines, found))
+        except MachineError as error:
+            if not order.rung:
+                raise
+            return m.NotCycled(machine=error.machine, reason=error.sentence(), code=error.code)
 
-    def _until_rebooted(self, machine: Machine, stored: str) -> Work:
+    def _until_rebooted(self, machine: Machine, stored: str, rung: str) -> Work:
         link, told = self._link(machine), False
         deadline = self._timeline.now + self._patience.boot_budget_secs
         while True:
+            problem: MachineError = MachineAway(machine.name, "it did not reboot", code="REBOOT_IGNORED")
             try:
                 boot = yield link.ask("boot_id", secs=1.0)
                 if boot != stored:
                     return boot
-                if not told:
-                    told = True
-                    yield link.ask("reboot", secs=1.0)
-            except MachineAway:
-                pass
+            except MachineAway as error:
+                problem = error
+            if not told and (not isinstance(problem, MachineAway) or problem.code in ("REBOOT_IGNORED", *DULL)):
+                told = True
+                with contextlib.suppress(MachineAway):  # it may go down before it can answer
+                    yield link.ask("reboot", rung or "soft", secs=1.0)
             if self._timeline.now > deadline:
-                raise MachineAway(machine.name, "it did not come back with a new boot id", code="REBOOT_IGNORED")
+                raise problem
             yield 1.0
+
+    def _power_cycle(self, order: m.PowerCycle) -> Work:
+        found = yield [self._until_cycled(machine, order.boot_ids.get(machine.name, "")) for machine in order.machines]
+        try:
+            return m.Cycled(boot_ids=_whole(order.machines, found))
+        except MachineError as error:
+            return m.NotCycled(machine=error.machine, reason=error.sentence(), code=error.code)
+
+    def _until_cycled(self, machine: Machine, stored: str) -> Work:
+        if not machine.power_cycle:
+            raise MachineAway(machine.name, "it has no power switch", code="NO_SWITCH")
+        yield self._rng.uniform(0.1, 3.0)
+        if not self._virtual(machine).cycle_power():
+            raise MachineAway(machine.name, "its power switch says no", code="POWER_FAILED")
+        deadline = self._timeline.now + self._patience.boot_budget_secs
+        silent = False
+        while self._timeline.now <= deadline:
+            try:
+                boot = yield self._link(machine).ask("boot_id", secs=1.0)
+                if boot != stored and (stored or silent):
+                    return boot
+            except MachineAway:
+                silent = True
+            yield 1.0
+        raise MachineAway(machine.name, "the power switch had no effect", code="POWER_IGNORED")
 
     def _slow_probe(self, order: m.SlowProbe) -> Work:
         while True:
@@ -285,6 +329,8 @@ class SimWorkers:
             else:
                 ended = yield from self._made(experiment, ticket, order)
                 result = yield from self._judge(order, ended, folder, path)
+                if isinstance(result, m.LowDisk):
+                    return result
         except HalfStarted as error:
             return m.HalfStarted(reason=error.sentence())
         except StartFailed as error:
@@ -351,19 +397,57 @@ class SimWorkers:
             self._send(Crash(RuntimeError("the test is poisonous, made for the rehearsal")))
             yield 1e9
         if self._chance(self._mischief.disk):
-            return m.AttemptResult(
-                end_status="interrupted", blame="controller", code=CANNOT_WRITE, reason="the archive cannot be written"
-            )
+            code = self._rng.choice(CANNOT_WRITE)
+            reason = "the archive cannot be written"
+            return m.AttemptResult(end_status="interrupted", blame="controller", code=code, reason=reason)
+        if not self._room() or self._chance(self._mischief.quota):
+            return m.LowDisk(reason="the archive has no room", code="DISK_FULL")
         before = {name: found.before for name, found in ended.items() if found.before}
         after = {name: found.after or found.boot for name, found in ended.items()}
         evidence = json.dumps({"uid": order.uid, "boot_before": before, "boot_after": after})
-        result = result_of(self._verdict(order.uid, ended), before, after, evidence)
+        result = self._guarded(result_of(self._verdict(order.uid, ended), before, after, evidence), ended)
+        if result.end_status not in KEPT:
+            machines = [machine for machine in order.machines if machine.name in order.plan.machines()]
+            examined = yield [self._examine(machine, machines) for machine in machines]
+            result = blamed(result, {machine.name: at for machine, at in zip(machines, examined, strict=True)})
         fields = {name: getattr(result, name) for name in m.AttemptResult.__slots__}
         fields.update(archive=path, sha256=f"{order.uid}{order.uid}", size=len(order.uid))
         kept = m.AttemptResult(**fields)
         self.archives[folder, path] = Kept(order.uid, kept)
         yield self._rng.uniform(0.0, 0.1)  # between the archive and the answer
         return kept
+
+    @staticmethod
+    def _guarded(result: m.AttemptResult, ended: Mapping[str, Found]) -> m.AttemptResult:
+        """The result, or that of an attempt that was disturbed."""
+        before = {name: found.watch_before for name, found in ended.items() if found.watch_before}
+        after = {name: found.watch_after for name, found in ended.items() if found.watch_after}
+        found = violations(before, after, Guards())
+        if not found or result.end_status in OUTRANK:
+            return result
+        worst = found[0]
+        return replace(
+            result,
+            end_status="invalid",
+            blame=worst.blame,
+            machine=worst.machine,
+            code=worst.code,
+            reason=worst.reason,
+            would_fail_every_test=False,
+            figures={},
+        )
+
+    def _examine(self, machine: Machine, machines: list[Machine]) -> Work:
+        """How a machine stands after a failed attempt; never an error."""
+        here = self._virtual(machine)
+        pinged = here.pinged
+        try:
+            boot = yield self._link(machine).ask("boot_id", secs=EXAMINED_SECS)
+        except MachineError as error:
+            return Examined(pinged=pinged, ssh=error.code)
+        others = {other.name: self._virtual(other) for other in machines if other is not machine}
+        hears = {name: here.hears(other) for name, other in others.items()}
+        return Examined(pinged=pinged, ssh="ok", boot_id=boot, hears=hears, disk_full=here.disk_full)
 
     def _verdict(self, uid: str, ended: Mapping[str, Found]) -> Verdict:
         for name, found in ended.items():
@@ -372,11 +456,16 @@ class SimWorkers:
                 return Verdict("machine-lost", code="RECORDS_LOST", reason=reason, machine=name)
             if found.ended_by == "sweep":
                 return Verdict("invalid", code="SWEPT", reason=f"{name} was ended by a sweep", machine=name)
-        if any(found.ended_by == "deadline" for found in ended.values()):
-            return Verdict("timeout", code="TIMEOUT", reason="it was ended at its deadline")
         status, _ = self._decide(uid)
-        reason = "" if status in KEPT else f"it ended as {status}"
-        return Verdict(status, reason=reason, would_fail_every_test=status == "wont-start")
+        if any(found.ended_by == "deadline" for found in ended.values()):
+            if status == "no-match":
+                return Verdict("no-match", code="NO_MATCH", reason="its participants never found each other")
+            return Verdict("timeout", code="TIMEOUT", reason="it was ended at its deadline")
+        watches = [found.watch_after for found in ended.values() if found.watch_after is not None]
+        if status in KEPT and any(watch.free_kb == 0 for watch in watches):
+            return Verdict("truncated", code="TRUNCATED", reason="its file ends in the middle of a line")
+        code, reason = ("", "") if status in KEPT else (status.replace("-", "_").upper(), f"it ended as {status}")
+        return Verdict(status, code=code, reason=reason, would_fail_every_test=status == "wont-start")
 
     # ------------------------------------------------------------ parts
 
@@ -402,7 +491,9 @@ def _whole(machines: tuple[Machine, ...], answers: list[Any]) -> dict[str, Any]:
     """Machine name -> answer; raises the gravest error where one gave none."""
     errors = [answer for answer in answers if isinstance(answer, MachineError)]
     if errors:
-        raise min(errors, key=lambda error: next(i for i, kind in enumerate(GRAVITY) if isinstance(error, kind)))
+        gravest = min(errors, key=lambda error: next(i for i, kind in enumerate(GRAVITY) if isinstance(error, kind)))
+        gravest.others = tuple(error for error in errors if error is not gravest)
+        raise gravest
     return {machine.name: answer for machine, answer in zip(machines, answers, strict=True)}
 
 

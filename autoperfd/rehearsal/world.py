@@ -23,7 +23,7 @@ from autoperfd.core.config import Experiment, read_experiments
 from autoperfd.core.lifecycle import end
 from autoperfd.core.plan import Tool
 from autoperfd.core.policy import KEPT
-from autoperfd.core.settings import DaemonSettings
+from autoperfd.core.settings import DaemonSettings, PowerSwitch
 from autoperfd.core.tables import decode, parse
 from autoperfd.daemon import commands, notify
 from autoperfd.daemon.control import Question, Reply, Who
@@ -33,7 +33,18 @@ from autoperfd.daemon.space import Space
 from autoperfd.daemon.store import MIGRATIONS, SCHEMA_VERSION, Happened, OutboxRow, SaveHistory, SaveMeta, Store, Write
 from autoperfd.errors import AutoperfError, Problem, StoreError
 from autoperfd.rehearsal.drafts import Draft
-from autoperfd.rehearsal.invariants import Committed, Did, Evidence, Limits, problems, read_memory
+from autoperfd.rehearsal.invariants import (
+    Asked,
+    Committed,
+    Did,
+    Evidence,
+    Limits,
+    Recorded,
+    Twice,
+    Woke,
+    problems,
+    read_memory,
+)
 from autoperfd.rehearsal.machines import VirtualMachine
 from autoperfd.rehearsal.timeline import Timeline
 from autoperfd.rehearsal.workers import Kept, Mischief, Patience, SimWorkers
@@ -44,6 +55,7 @@ PLENTY = 1 << 50
 FAST = Path("/dev/shm")  # results of a rehearsal are written here where there is such a place
 BAD_STATUSES = ("timeout", "crashed", "early-exit", "truncated", "bad-data", "no-data", "no-match")
 MADE = "made for the rehearsal"  # stands in every error that is put in on purpose
+TICK_SECS = 1e-6  # more than what is lost when clocks are added up
 ROUNDS = 12  # how often a person resumes what is halted before we call it a loop
 
 
@@ -60,6 +72,7 @@ class Chances:
     bad_tests: float = 0.0  # a test that always fails
     flaky: float = 0.0  # an attempt fails
     poisonous: float = 0.0  # a test that makes the daemon crash
+    doubled: float = 0.0  # somebody asks for the same twice
     unheard: float = 0.0  # a message to people does not arrive
 
 
@@ -114,26 +127,30 @@ class World:
         self.chances, self.mischief = chances or Chances(), mischief or Mischief()
         self.tools = tools
         self.files, self.drafts = list(files), list(drafts)
-        self.experiments: list[Experiment] = [e for f in files for e in read_experiments(f, "file", self.tools, ())]
+        power = _switches(files)
+        self.experiments: list[Experiment] = [e for f in files for e in read_experiments(f, "file", self.tools, power)]
         self._scratch = tempfile.TemporaryDirectory(prefix="autoperf-", dir=FAST if FAST.is_dir() else None)
         state = Path(self._scratch.name)
         (state / "results").mkdir()
         told = ("halt", "resume", "finish", "rejection")
         self.settings = DaemonSettings(
-            **{**_fields(settings or DaemonSettings()), "state": state, "webhook_on": told, "power": {}}
+            **{**_fields(settings or DaemonSettings()), "state": state, "webhook_on": told, "power": power}
         )
         self.lines: list[str] = []
-        self.record: list[Committed | Did] = []
+        self.record: list[Recorded] = []
         self.archives: dict[tuple[str, str], Kept] = {}
         self.crash_at, self.points, self.commits, self.deaths = set(crash_at), 0, 0, 0
+        self.lost: set[tuple[str, str]] = set()  # archives that somebody took away
         self.free = PLENTY
         self.is_calm = False  # faults are over
         self.when: dict[str, list[Callable[[], None]]] = {}  # state -> what happens soon after it is entered next
         self.horizon = 0.0  # seconds until then, where faults were put in
         self.engine: Engine | None = None
         self.retries = {e.name: (e.policy.retries, e.policy.retries) for e in self.experiments}
+        self.buffers = {e.name: e.policy.buffer_secs for e in self.experiments}  # the shortest of each
+        self._known: dict[int, Limits] = {}
         self._outcomes: dict[str, tuple[str, float]] = {}  # uid -> (end status, seconds)
-        self._opened: dict[str, tuple[str, int]] = {}  # uid -> (test, seconds its plan takes)
+        self._opened: dict[str, tuple[str, int, list[VirtualMachine]]] = {}  # uid -> (test, seconds, machines)
         self._bad: dict[str, str] = {}  # test -> the way it always fails, "" for none
         self._poison: dict[str, bool] = {}
         self._bytes = _blank()
@@ -183,17 +200,24 @@ class World:
         """What the invariants look at."""
         if self.engine is not None:
             memory = read_memory(self._db)
-            limits = {number: self._limits(entry.life) for number, entry in self.engine.entries.items()}
+            self._known = {number: self._limits(entry) for number, entry in self.engine.entries.items()}
         else:
             db = sqlite3.connect(":memory:")
             db.deserialize(self._bytes)
-            memory, limits = read_memory(db), {}
+            memory = read_memory(db)
             db.close()
-        return Evidence(memory, limits, self.record, ended)
+        archives = {key: kept.uid for key, kept in self.archives.items()}
+        return Evidence(memory, self._known, self.record, ended, archives, self.lost)
 
-    def _limits(self, life: Any) -> Limits:
+    def _limits(self, entry: Entry) -> Limits:
+        life = entry.life
         policy = life.experiment.policy
         return Limits(
+            name=entry.row.name,
+            folder=entry.row.folder,
+            machines=tuple(machine.name for machine in life.experiment.machines),
+            reboot=policy.reboot,
+            buffer_secs=self.buffers[life.experiment.name],
             tests=tuple(life.sweep.name_at(at) for at in range(life.sweep.count)),
             first=(life.sweep.index_of(policy.resuming_test_name) or 0) if policy.resuming_test_name else 0,
             retries=self.retries[life.experiment.name],
@@ -214,11 +238,13 @@ class World:
         deadline = self.timeline.now + secs
         while True:
             engine = self.engine
-            due = deadline if engine is None else min(deadline, engine.next_time())
+            due = deadline
+            if engine is not None and not self.timeline.asleep:
+                due = min(due, engine.next_time() + self.timeline.slept + TICK_SECS)
             action = self.timeline.advance(due)
             if action is not None:
                 action()
-            if self.engine is not None:
+            if self.engine is not None and not self.timeline.asleep:
                 self._guarded(self._decide)
             if until is not None and until():
                 return True
@@ -228,7 +254,7 @@ class World:
     def settled(self) -> bool:
         """Whether nothing will happen by itself any more: all ended, or waiting for a person."""
         engine = self.engine
-        if engine is None or self._queue or not engine.inbox.empty():
+        if engine is None or self._queue or self.timeline.asleep or not engine.inbox.empty():
             return False
         return all(self._rests(engine, entry) for entry in engine.entries.values())
 
@@ -253,6 +279,7 @@ class World:
     def conclude(self) -> list[str]:
         """Stop all faults, see to everything a person has to, and say what does not hold then."""
         self.calm()
+        self.pass_time(max(0.0, self.timeline.awake_at - self.timeline.now))
         for _ in range(ROUNDS):
             if not self.pass_time(self.bound(), until=self.settled):
                 self.say("it goes on and on")
@@ -273,6 +300,7 @@ class World:
             setattr(self.mischief, name, 0.0)
         self.chances.dies = self.chances.commit_fails = self.chances.flaky = self.chances.unheard = 0.0
         self.crash_at.clear()
+        self.chances.doubled = 0.0
         self.free = PLENTY
         self._outcomes = {uid: found for uid, found in self._outcomes.items() if found[0] != "wont-start"}
         for machine in self.machines.values():
@@ -292,6 +320,9 @@ class World:
 
     def boot(self) -> None:
         """Start the daemon with what was committed."""
+        if self.timeline.asleep:
+            self.timeline.at(self.timeline.awake_at, self.boot)
+            return
         self._life += 1
         self.say(f"the daemon starts{' after a crash' if self._crashed else ''}")
         self._db = sqlite3.connect(":memory:", isolation_level=None)
@@ -319,7 +350,8 @@ class World:
             self.mischief,
             self.decide,
             self._poisonous,
-            lambda: self._point("before a start"),
+            lambda: self.free > 0,
+            self._before_start,
             engine.post,
         )
         engine.workers = self._workers
@@ -338,7 +370,7 @@ class World:
         """What the daemon's loop does."""
         engine = self.engine
         assert engine is not None
-        if engine.next_time() <= self.timeline.now:
+        if engine.next_time() <= self.timeline.monotonic():
             engine.tick()
         while not engine.inbox.empty():
             engine.handle(engine.inbox.get_nowait())
@@ -362,6 +394,18 @@ class World:
             self._crashed = True
             self._die(str(error))
 
+    def suspend(self, secs: float) -> None:
+        """Suspend the controller: the daemon stands still, machines and the rest of the world do not."""
+        if not self.timeline.asleep:
+            self.timeline.suspend(secs, lambda: self._wake(secs))
+
+    def _wake(self, secs: float) -> None:
+        self.say("the controller wakes up")
+        if self.engine is not None:
+            self.record.append(Woke(secs, self.timeline.now))
+            for file, data in list(self._queue):
+                self._guarded(functools.partial(self._offer, file, data))
+
     def kill(self) -> None:
         """Kill the daemon now."""
         if self.engine is not None:
@@ -383,6 +427,7 @@ class World:
 
     def _drop(self) -> None:
         assert self.engine is not None
+        self._known = {number: self._limits(entry) for number, entry in self.engine.entries.items()}
         self._workers.close()
         for entry in self.engine.entries.values():
             end(entry.life)
@@ -392,6 +437,13 @@ class World:
         self._db.close()
         self._sending.clear()
         self.engine = None
+
+    def _before_start(self, experiment: int, order: m.Order) -> None:
+        self._point("before a start")
+        self.record.append(Asked(experiment, order, self._life, self.timeline.now))
+        if isinstance(order, m.Reboot | m.PowerCycle):
+            rung = "power" if isinstance(order, m.PowerCycle) else order.rung or "policy"
+            self.say(f"[{experiment}] restart of {', '.join(x.name for x in order.machines)}: {rung}")
 
     def _point(self, what: str) -> None:
         """A place where the daemon may die."""
@@ -419,13 +471,13 @@ class World:
                 case OutboxRow() if write.tries == 0:
                     self.say(f"to be told: {write.kind} {json.loads(write.facts).get('reason')}")
             if isinstance(write, Happened | OutboxRow | SaveHistory):
-                self.record.append(Committed(self.commits, write))
+                self.record.append(Committed(self.commits, write, self.timeline.now))
         self._point("after a commit")
 
     def _note(self, experiment: int, change: m.Change) -> None:
         match change:
             case m.AttemptOpened():
-                self._opened[change.uid] = (change.test, change.plan.duration_secs)
+                self._opened[change.uid] = (change.test, change.plan.duration_secs, self._used(experiment, change))
                 self.say(f"[{experiment}] attempt {change.number} of {change.test} is {change.uid[:8]}")
             case m.AttemptClosed():
                 result = change.result
@@ -434,25 +486,50 @@ class World:
             case m.TestDecided():
                 self.say(f"[{experiment}] {change.test} is {change.status}")
 
+    def _used(self, experiment: int, opened: m.AttemptOpened) -> list[VirtualMachine]:
+        assert self.engine is not None
+        names = opened.plan.machines()
+        machines = self.engine.entries[experiment].life.experiment.machines
+        return [self.machines[one.ip, one.port] for one in machines if one.name in names]
+
     # ------------------------------------------------------------ machines and tests
 
     def _addresses(self) -> dict[tuple[str, int], str]:
         return {(one.ip, one.port): one.name for e in self.experiments for one in e.machines}
 
     def _machine(self, name: str) -> VirtualMachine:
-        return VirtualMachine(name, self.timeline, self.rng, self.decide, self._did)
+        return VirtualMachine(name, self.timeline, self.rng, self.decide, self._did, WALL)
 
     def _did(self, machine: str, verb: str, uid: str, boot: str) -> None:
-        self.record.append(Did(machine, verb, uid, boot))
-        self.say(f"{machine} {verb} {uid[:8]}")
+        self.record.append(Did(machine, verb, uid, boot, self.timeline.now))
+        if verb != "probed":
+            self.say(f"{machine} {verb} {uid[:8]}".rstrip())
+
+    def part(self, one: VirtualMachine, other: VirtualMachine) -> None:
+        """Let two machines not hear each other any more; the controller hears both."""
+        one.parted.add(other.name)
+        other.parted.add(one.name)
+        for uid in {*one.alive()} & {*other.alive()}:
+            status, secs = self._outcomes.get(uid, ("", 0.0))
+            if status in KEPT:
+                self._outcomes[uid] = ("no-data", secs)
+
+    @staticmethod
+    def join(one: VirtualMachine, other: VirtualMachine) -> None:
+        """Undo it."""
+        one.parted.discard(other.name)
+        other.parted.discard(one.name)
 
     def decide(self, uid: str) -> tuple[str, float]:
         """(end status, seconds) of an attempt: drawn once, when its first participant starts."""
         if uid not in self._outcomes:
-            self._outcomes[uid] = self._drawn(*self._opened[uid])
+            self._outcomes[uid] = self._drawn(*self._opened.get(uid, ("", 0, [])))
         return self._outcomes[uid]
 
-    def _drawn(self, test: str, duration: int) -> tuple[str, float]:
+    def _drawn(self, test: str, duration: int, machines: Sequence[VirtualMachine]) -> tuple[str, float]:
+        names = {machine.name for machine in machines}
+        if any(machine.parted & names for machine in machines):
+            return "no-match", 1e9
         status = self._bad.get(test)
         if status is None:
             bad = self.rng.random() < self.chances.bad_tests
@@ -476,16 +553,19 @@ class World:
     def drop(self, file: str, data: bytes) -> None:
         """Drop a file into the queue; it is offered until the daemon has answered."""
         self._queue.append((file, data))
-        if self.engine is not None:
+        if self.engine is not None and not self.timeline.asleep:
             self._guarded(lambda: self._offer(file, data))
 
     def _offer(self, file: str, data: bytes) -> None:
-        assert self.engine is not None
+        if self.engine is None:
+            return
         documents = parse(decode(data, file), file)["experiments"]
-        for experiment in read_experiments(data, file, self.tools, ()):
+        for experiment in read_experiments(data, file, self.tools, self.settings.power):
             least, most = self.retries.get(experiment.name, (99, 0))
             retries = experiment.policy.retries
             self.retries[experiment.name] = (min(least, retries), max(most, retries))
+            buffer = experiment.policy.buffer_secs
+            self.buffers[experiment.name] = min(self.buffers.get(experiment.name, buffer), buffer)
 
         def answered(answer: tuple[Problem, ...] | AutoperfError) -> None:
             self.say(f"{file}: {answer if isinstance(answer, AutoperfError) else 'rejected' if answer else 'accepted'}")
@@ -498,18 +578,31 @@ class World:
     def command(self, name: str, **args: Any) -> Reply | None:
         """What `autoperfctl` asks for somebody; None when the daemon is down, or dies of it."""
         about = " ".join(str(value) for value in args.values())
-        if self.engine is None:
-            self.say(f"ann: {name} {about}: the daemon is down")
+        reply = self._ask(name, args, about)
+        if reply is not None and self.chances.doubled and self.rng.random() < self.chances.doubled:
+            before = self._lives()
+            self._ask(name, args, f"{about} again")
+            if self.engine is not None:
+                self.record.append(Twice(f"{name} {about}", before, self._lives()))
+        return reply
+
+    def _ask(self, name: str, args: Mapping[str, Any], about: str, who: str = "ann") -> Reply | None:
+        if self.engine is None or self.timeline.asleep:
+            self.say(f"{who}: {name} {about}: the daemon does not answer")
             return None
-        question = Question(name, args, Who(1000, 1000, 1, "ann"))
+        question = Question(name, args, Who(1000, 1000, 1, who))
         engine = self.engine
         self._guarded(lambda: engine.handle(question))
         if self.engine is None:
             return None
         reply = question.wait(0.0)
         if name not in ("status", "list", "show"):
-            self.say(f"ann: {name} {about}: {'done' if reply.ok else reply.error}")
+            self.say(f"{who}: {name} {about}: {'done' if reply.ok else reply.error}")
         return reply
+
+    def _lives(self) -> tuple[str, ...]:
+        assert self.engine is not None
+        return tuple(f"{e.life.to_json()} {list(e.life.requeued)}" for e in self.engine.entries.values())
 
     def _send(self, message: notify.Message) -> None:
         if message.id in self._sending:
@@ -519,7 +612,7 @@ class World:
 
         def tried() -> None:
             if self.engine is None or life != self._life:
-                return
+                return  # it went out, but the one who sent it is gone
             self._sending.discard(message.id)
             heard = self.rng.random() >= self.chances.unheard
             if heard:
@@ -554,3 +647,17 @@ class World:
 
 def _fields(settings: DaemonSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+
+
+def _switches(files: Sequence[bytes]) -> dict[str, PowerSwitch]:
+    """Every power switch that experiment files name, as if `autoperfd.toml` knew it."""
+    found: dict[str, PowerSwitch] = {}
+    for file in files:
+        experiments = parse(decode(file, "file"), "file").get("experiments")
+        for experiment in experiments if isinstance(experiments, list) else ():
+            machines = experiment.get("slave_machines") if isinstance(experiment, dict) else None
+            for machine in machines if isinstance(machines, list) else ():
+                name = machine.get("power_cycle") if isinstance(machine, dict) else None
+                if isinstance(name, str) and name:
+                    found[name] = PowerSwitch(name, command=("/bin/true",))
+    return found
