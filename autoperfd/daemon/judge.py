@@ -40,8 +40,15 @@ class Judged:
         return replace(self.verdict, evidence=json.dumps(self.evidence))
 
 
-def judge(tool: Tool, plan: Plan, outcome: Outcome, folder: Path, guards: Guards, look: Look) -> Judged:
-    """Judge what the attempt left in `folder`. `look`: examines the machines, asked only when it failed."""
+def judge(
+    tool: Tool, plan: Plan, outcome: Outcome, folder: Path, guards: Guards, boots: Mapping[str, str], look: Look
+) -> Judged:
+    """Judge what the attempt left in `folder`.
+
+    `boots`: machine -> boot id when it was validated, for machines whose own record of it is lost. `look`: examines
+    the machines, asked only when it failed.
+    """
+    outcome = replace(outcome, boot_before={**_of(boots, plan), **outcome.boot_before})
     verdict = _lost(outcome) or tool.verdict(plan, folder, outcome.records)
     evidence: dict[str, Any] = {
         "records": [asdict(record) for record in outcome.records],
@@ -135,6 +142,10 @@ def _tail(path: Path, mark: str) -> list[str]:
 def _examined(name: str, outcome: Outcome, seen: Examination) -> Examined:
     full = outcome.problems.get(name) == "REMOTE_DISK_FULL"
     return Examined(seen.pinged, seen.ssh, seen.boot_id, seen.hears, disk_full=full)
+
+
+def _of(boots: Mapping[str, str], plan: Plan) -> dict[str, str]:
+    return {name: boots[name] for name in plan.machines() if boots.get(name)}
 
 
 def _lost(outcome: Outcome) -> Verdict | None:

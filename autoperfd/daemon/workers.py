@@ -280,7 +280,8 @@ class _Task:
         return m.Succeeded(result=kept) if kept.end_status in KEPT else m.Failed(result=kept)
 
     def _judge(self, order: m.RunAttempt, outcome: Outcome, staging: Path, target: Path) -> m.AttemptResult:
-        judged = judge(self.tool, order.plan, outcome, staging, self.workers._guards, self._look)
+        boots = {name: facts.get("boot_id", "") for name, facts in order.facts.items()}
+        judged = judge(self.tool, order.plan, outcome, staging, self.workers._guards, boots, self._look)
         result = judged.result
         about = {
             "uid": order.uid,

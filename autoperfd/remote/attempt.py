@@ -225,6 +225,10 @@ class Attempt:
         if machine.name in self._publishers:
             self._publishers_ended(machine, found)
             self._publishers.discard(machine.name)
+        if found.state != "done":
+            # It rebooted or lost its records, so the attempt is lost: nobody waits for the others to come to their end.
+            others = [other for other in self._machines if other.name != machine.name]
+            self._call.each(others, lambda other: self._end(other, "sweep", wait=False))
         return found
 
     def _await(self, machine: Machine, which: str, bound: float) -> Found:

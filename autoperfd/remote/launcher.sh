@@ -263,8 +263,7 @@ prepare() { # INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICIPANTS 
   boot_id
   self
   birth "$self"
-  [ -d "${d%/*}" ] || mkdir -p "${d%/*}"
-  if ! why=$(mkdir "$d" 2>&1); then
+  if ! why=$({ [ -d "${d%/*}" ] || mkdir -p "${d%/*}"; } 2>&1 && mkdir "$d" 2>&1); then
     if [ -d "$d" ]; then printf 'found\nstate starting\n'; else printf 'failed folder %s\n' "$why"; fi
     return
   fi

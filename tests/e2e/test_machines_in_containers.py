@@ -5,8 +5,11 @@ Each experiment meets one fault a test, so that each row of its spreadsheet tell
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from tests.e2e.containers import InstalledDaemon, Marksman, experiment
 from tests.faults import Fired
 
 pytestmark = pytest.mark.timeout(400)
-SIZES = [100, 200, 300, 400, 500, 600, 700, 800]
+SIZES = [100, 200, 300, 400, 500, 600, 700, 800, 900]
 QUICK = {"validation_secs": 2, "connect_secs": 1.5, "backoff_first_secs": 0.3, "restart_after_secs": 1}
 BY_NAME = '#!/bin/sh\nexec python3 -c \'import sys, urllib.request as r; r.urlopen(sys.argv[1], b"", 20)\' "$1"\n'
 
@@ -70,10 +73,29 @@ class Bout:
         self.daemon.until(lost, f"{test} is lost sight of", secs)
         return time.monotonic() - began
 
+    def state(self) -> str:
+        """The experiment's state."""
+        return str(self.daemon.experiment(self.name)["state"])
+
+    def await_halt(self) -> dict[str, Any]:
+        return self.daemon.await_state(self.name, "halted", 40)
+
+    def resume(self) -> None:
+        """As a person does; it may have gone on by itself by then."""
+        self.daemon.ask("resume", experiment=self.name)
+
     def rows(self, test: str) -> list[tuple[str, str]]:
         """(end status, blame) of the test's attempts that have ended."""
         rows = [row for row in self.daemon.ess(self.name) if row["test_name"] == test]
         return [(row["end_status"], row["blame"]) for row in rows if row["end_status"] != "running"]
+
+    def has_rows(self, test: str, count: int) -> bool:
+        """Whether so many attempts of the test have ended."""
+        return len(self.rows(test)) >= count
+
+    def await_place(self, *places: str) -> None:
+        """See Marksman."""
+        self._marksman.await_place(*places)
 
     def await_row(self, test: str, secs: float = 40) -> dict[str, str]:
         """The row of the test's first attempt that has ended."""
@@ -200,3 +222,144 @@ def test_networks_that_fail_in_every_way(daemon: InstalledDaemon, container_lab:
         assert "test" not in {row["blame"] for row in daemon.ess(name)}, daemon.ess(name)
         assert daemon.verify(name) == []
     assert "Traceback" not in daemon.log()
+
+
+SMALL_DISK = """set -e
+install -d -o pi -g pi -m 700 /home/pi/.autoperf
+mount -t tmpfs -o size=80m,uid=1000,gid=1000,mode=700 tmpfs /home/pi/.autoperf
+"""
+
+
+@pytest.mark.fault("M1", "M4", "M5", "M6", "M7", "M11", "M14", "M16", "N5")
+def test_machines_that_fail_in_every_way(daemon: InstalledDaemon, container_lab: ContainerLab, fired: Fired) -> None:
+    lab, (one, other) = container_lab, (container_lab.machines[:2], container_lab.machines[2:])
+    p2 = lab.machine("p2")
+    p2.run(SMALL_DISK, check=True)
+    daemon.start(machines={"validation_secs": 2, "patience_secs": 60, "backoff_first_secs": 0.5, "probe_secs": 0.5})
+    shared: dict[str, Any] = {"reboot": "never", "share_network": True}
+    mishaps = experiment("mishaps", settings(9), one, "pub sub", **shared)
+    mishaps = mishaps.replace(f'ip = "{p2.ip}"', 'ip = "p2"')  # by its name, as the controller's /etc/hosts has it
+    assert 'ip = "p2"' in mishaps
+    beside = settings(8).replace("latency_count = [10]", "latency_count = [10, 20, 30, 40]")
+    daemon.run(mishaps, experiment("beside", beside, other, "pub sub", **shared))
+    bout = Bout(daemon, lab, "mishaps", one)
+
+    # A person logs in, and stays for a while: the attempt is invalid, and none begins before the person has gone.
+    lab.copy_to("controller", "/root/.ssh/id_ed25519", p2.key_path.read_bytes(), 0o600)
+    test = bout.await_test()
+    with visitor(lab, "p2") as seen:
+        daemon.until(lambda: "pts/" in p2.run("who").stdout, "somebody is logged in")
+        row = bout.await_row(test)
+        assert (row["end_status"], row["blame"], row["machine"]) == ("invalid", "operator", "p2"), row
+        assert "USER_LOGGED_IN" in row["reason"] and lab.controller.ip in row["reason"]
+        daemon.until(lambda: bout.state() == "backing-off", "nothing begins while somebody is there")
+        fired("M16", f"{seen}: {row['reason']}")
+
+    # The same program, started by somebody else: named, and never touched.
+    test = bout.await_test()
+    other_tool = "cp /bin/sleep /tmp/perftest_cpp; setsid /tmp/perftest_cpp 60 >/dev/null 2>&1 & echo $!"
+    stranger = p2.run(other_tool, user="pi", check=True).stdout.strip()
+    row = bout.await_row(test)
+    assert (row["end_status"], row["blame"]) == ("invalid", "operator"), row
+    assert "FOREIGN_PROCESS" in row["reason"] and stranger in row["reason"]
+    assert p2.run(["kill", stranger]).returncode == 0, "it was touched"
+    fired("M14", row["reason"])
+
+    # The disk fills in mid-test: the machine's fault, and a reason to wait until there is room.
+    test = bout.await_test()
+    p2.run("dd if=/dev/zero of=/home/pi/.autoperf/fill bs=1M; true")
+    row = bout.await_row(test)
+    assert row["blame"] == "machine" and "REMOTE_DISK_FULL" in row["reason"], row
+    daemon.until(lambda: bout.state() == "backing-off", "no attempt begins on a full disk")
+    p2.run("rm /home/pi/.autoperf/fill", check=True)
+    fired("M11", row["reason"])
+
+    test = bout.await_test()
+    lab.reboot("p2")
+    row = bout.await_row(test)
+    assert (row["end_status"], row["blame"], row["machine"]) == ("rebooted", "machine", "p2"), row
+    fired("M4", row["reason"])
+
+    test = bout.await_test()
+    began = time.monotonic()
+    lab.kill("p2")
+    bout.await_loss(test, 20)
+    took = time.monotonic() - began
+    lab.boot("p2")
+    row = bout.await_row(test)
+    assert row["end_status"] in ("rebooted", "machine-lost") and (row["blame"], row["machine"]) == ("machine", "p2"), (
+        row
+    )
+    fired("M1", f"noticed after {took:.1f} s: {row['reason']}")
+
+    # It comes back under another address, which the name then has.
+    test = bout.await_test()
+    elsewhere = f"{p2.ip.rpartition('.')[0]}.77"
+    netns.ip(p2.netns, f"address del {p2.ip}/24 dev host0", f"address add {elsewhere}/24 dev host0")
+    bout.await_loss(test, 25)
+    hosts = lab.controller.run("cat /etc/hosts", check=True).stdout
+    lab.copy_to("controller", "/etc/hosts", hosts.replace(f"{p2.ip} p2\n", f"{elsewhere} p2\n"))
+    assert bout.await_row(test)["end_status"] == "success", daemon.text()
+    fired("M6", f"p2 moved to {elsewhere}")
+
+    # Another computer has its address: ARP leads to p4.
+    bout.await_test()
+    p4 = lab.machine("p4")
+    netns.run(lab.switch.port("p2", "down"))
+    netns.ip(p4.netns, f"address add {elsewhere}/24 dev host0")
+    netns.run(["ip", "-n", lab.controller.netns, "neigh", "flush", "all"])
+    halted = bout.await_halt()
+    assert "HOST_KEY_MISMATCH" in halted["halted_reason"], halted
+    assert "duplicate IP or reinstalled machine" in halted["halted_reason"]
+    fired("N5", halted["halted_reason"])
+    netns.ip(p4.netns, f"address del {elsewhere}/24 dev host0")
+    netns.run(lab.switch.port("p2", "up"))
+    netns.run(["ip", "-n", lab.controller.netns, "neigh", "flush", "all"])
+    bout.resume()
+
+    # It is installed anew.
+    bout.await_test()
+    p2.run("rm /etc/ssh/ssh_host_*; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key", check=True)
+    p2.run("systemctl restart ssh; pkill -f '[s]shd: pi'", check=True)
+    halted = bout.await_halt()
+    assert "HOST_KEY_MISMATCH" in halted["halted_reason"] and "autoperfctl trust p2" in halted["halted_reason"], halted
+    fired("M7", halted["halted_reason"])
+    daemon.trust(mishaps)
+    bout.resume()
+
+    # It restarts again and again.
+    test = bout.await_test()
+    for count in range(1, 6):
+        lab.reboot("p2", wait=False)  # the lab looks for it at its old address
+        daemon.until(partial(bout.has_rows, test, count), "the attempt has ended")
+        bout.await_place("waiting", "halted")
+        if bout.state() == "halted":
+            break
+    halted = bout.await_halt()
+    assert "MACHINE_FLAPPING" in halted["halted_reason"] and "p2" in halted["halted_reason"], halted
+    assert set(bout.rows(test)) == {("rebooted", "machine")}
+    fired("M5", halted["halted_reason"])
+    bout.resume()
+
+    ended = daemon.await_outcome("mishaps", secs=90)
+    assert (ended["succeeded"], ended["failed"]) == (9, 0)
+    assert daemon.experiment("beside")["failed"] == 0
+    assert daemon.ask("cancel", experiment="beside")["ok"]
+    for name in ("mishaps", "beside"):
+        assert "test" not in {row["blame"] for row in daemon.ess(name)}, daemon.ess(name)
+        assert daemon.verify(name) == []
+    assert "Traceback" not in daemon.log()
+
+
+@contextlib.contextmanager
+def visitor(lab: ContainerLab, name: str) -> Iterator[str]:
+    """Somebody who logs in to a machine from the controller, with a terminal, and stays during the block."""
+    options = ["-tt", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+    words = ["timeout", "90", "ssh", *options, f"pi@{lab.machine(name).ip}", "cat"]
+    leader = ["nsenter", "--target", str(lab.controller.leader()), "--all", "--"]
+    with subprocess.Popen([*leader, *words], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield f"pi logged in to {name}"
+        finally:
+            process.terminate()
+            lab.controller.run(["pkill", "-f", "ssh -tt"])

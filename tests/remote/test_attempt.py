@@ -320,7 +320,7 @@ def test_folder_of_a_started_attempt_that_vanished_is_told(bench: Bench) -> None
 
 @pytest.mark.fault("M4")
 def test_machine_that_rebooted_in_mid_test_shows_two_boot_ids(bench: Bench, fired: Fired) -> None:
-    order = bench.order(script("pub_0", bench.p1, "sleep 60"), deadline=30)
+    order = bench.order(script("pub_0", bench.p1, "sleep 60"), script("sub_0", bench.p2, "sleep 60"), deadline=60)
     fleet, started = bench.fleet(), threading.Event()
     before = bench.lab.boot_id("p1")
     attempt = Background(lambda: make(fleet, order, on_started=started.set))
@@ -333,6 +333,7 @@ def test_machine_that_rebooted_in_mid_test_shows_two_boot_ids(bench: Bench, fire
     fired("M4", str(outcome.problems))
     assert by_name(outcome)["pub_0"].ended_by == "unknown"
     assert outcome.problems == {"p1": "LAUNCHER_LOST"}
+    assert by_name(outcome)["sub_0"].ended_by == "sweep"  # the attempt is lost, so the other does not use up its time
 
 
 def test_sweep_ends_leftovers_and_nothing_else(bench: Bench) -> None:
