@@ -150,6 +150,7 @@ class _Reader:
         self._header: Header | None = None
         self._last: tuple[Header, bytes] | None = None
         self._live: tuple[Header, bytes] | None = None
+        self._total = 0.0  # of the throughput row before, which no later one may fall below
         self._whole = True  # the line before ended
 
     def take(self, line: bytes) -> None:
@@ -172,6 +173,7 @@ class _Reader:
             self._header = new
             data.kinds.add(new.kind)
             data.headers += not new.summary
+            self._total = self._total if new.summary else 0.0
         elif TITLE.fullmatch(text):
             self._header = None  # its own column titles follow
         elif b"\0" in text or LIKE_A_ROW.match(text):
@@ -195,6 +197,9 @@ class _Reader:
         header = self._header
         if header is None or text.count(b",") + 1 != len(header.columns):
             self._bad(text)
+            return
+        if header.kind == "throughput" and self._runs_backwards(text):
+            self._bad(text)
         elif header.summary:
             if len(self.data.summaries) < 2:
                 self.data.summaries.append(header.read(text))
@@ -203,6 +208,11 @@ class _Reader:
             self._last = (header, text)
             if header.kind == "throughput" and float(text.split(b",", 3)[2]):
                 self._live = self._last
+
+    def _runs_backwards(self, text: bytes) -> bool:
+        """Whether a row's total of samples, which only grows, is less than the one before; a summary's is the last."""
+        before, self._total = self._total, float(text.split(b",", 2)[1])
+        return self._total < before
 
     def _bad(self, text: bytes) -> None:
         if not self.data.bad_line:

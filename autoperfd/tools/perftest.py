@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from autoperfd.core.plan import (
@@ -224,6 +225,9 @@ def _subscriber(settings: Settings, index: int) -> tuple[str, ...]:
 
 # Judging
 
+MISSING_ROWS = 10  # a healthy subscriber's file has 1 to 6 rows fewer than the test has seconds
+SAME_COUNT = 0.9  # of two subscribers' samples, received and lost; the end of a test reaches them at different times
+
 STAGES = (
     ("finished", re.compile(r"Finishing test")),
     ("matched", re.compile(r"Sending \d+ initialization pings|(?:Sending|Publishing) data|Waiting for data")),
@@ -312,6 +316,25 @@ class Attempt:
             yield from self._end(one)
             if one.data is not None:
                 yield from self._data(one, one.data)
+        yield from self._together()
+
+    def _together(self) -> Iterator[Finding]:
+        """Every subscriber is sent every sample; where nothing may be lost, they must tell of equally many."""
+        if asked(self.plan, "use_reliable") is False:
+            return
+        counts = [
+            (one.data.summaries[0]["total samples"] + one.data.summaries[0]["lost samples"], one)
+            for one in self.left
+            if one.data is not None and one.data.kinds == {"throughput"} and one.data.summaries
+        ]
+        if not counts:
+            return
+        (fewest, least), (most, other) = min(counts, key=itemgetter(0)), max(counts, key=itemgetter(0))
+        if fewest < most * SAME_COUNT:
+            reason = (
+                f"{least.name} tells of {fewest:.0f} samples and {other.name} of {most:.0f}, though all get the same"
+            )
+            yield least.found("bad-data", "COUNTS_DISAGREE", reason)
 
     def _end(self, one: Left) -> Iterator[Finding]:
         """How the process ended: refusals, crashes, the deadline, ends before their time."""
@@ -451,8 +474,17 @@ def whole(attempt: Attempt, one: Left, data: DataFile) -> Finding | None:
         return one.found("no-summary", "NO_SUMMARY", reason)
     if data.cut:
         return one.found("truncated", "TRUNCATED", f"the last line of {one.file} is cut")
-    if data.rows and not data.summaries:
+    if data.rows and not data.summaries and not data.bad_line:  # a spoilt summary is not a missing one
         return one.found("truncated", "TRUNCATED", f"{one.file} ends without its summary")
+    return None
+
+
+def long_enough(attempt: Attempt, one: Left, data: DataFile) -> Finding | None:
+    """A subscriber writes a row a second from its first data to the end: fewer are not the whole test."""
+    missing = attempt.plan.duration_secs - data.rows
+    if data.rows and data.kinds == {"throughput"} and missing > MISSING_ROWS:
+        reason = f"{one.file} has {data.rows} rows of one second for a test of {attempt.plan.duration_secs} s"
+        return one.found("truncated", "TOO_FEW_ROWS", reason)
     return None
 
 
@@ -489,7 +521,7 @@ def clean(attempt: Attempt, one: Left, data: DataFile) -> Finding | None:
     return None
 
 
-DATA_RULES = (present, filled, whole, one_result, right_kind, clean)
+DATA_RULES = (present, filled, whole, long_enough, one_result, right_kind, clean)
 
 
 # Figures

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -35,6 +36,7 @@ from autoperfd.daemon.notify import (
 )
 from autoperfd.daemon.webhook import Post, Target, outcome_of, refused_address, signature
 from autoperfd.errors import AutoperfError
+from tests.faults import Fired
 
 NOW = 1_795_000_000.0
 
@@ -296,6 +298,7 @@ def test_retry_after_is_read_in_both_forms(header: str | None, secs: float | Non
 # addresses
 
 
+@pytest.mark.fault("W3")
 @pytest.mark.parametrize("plain_http", [True, False])
 @pytest.mark.parametrize(
     "address",
@@ -309,8 +312,9 @@ def test_retry_after_is_read_in_both_forms(header: str | None, secs: float | Non
         "100.100.100.200",
     ],
 )
-def test_addresses_that_are_never_spoken_to(address: str, plain_http: bool) -> None:
+def test_addresses_that_are_never_spoken_to(address: str, plain_http: bool, fired: Fired) -> None:
     assert refused_address(address, plain=plain_http)
+    fired("W3", f"asked to speak to {address}")
 
 
 def test_plain_http_stays_in_the_lab() -> None:
@@ -513,8 +517,9 @@ def test_no_secret_no_signature_no_proxy_no_netrc(monkeypatch: pytest.MonkeyPatc
     assert "X-Autoperf-Signature-256" not in headers
 
 
+@pytest.mark.fault("W3")
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"])
-def test_a_redirect_is_not_followed(status: str) -> None:
+def test_a_redirect_is_not_followed(status: str, fired: Fired) -> None:
     with receiving(answers("200 OK")) as elsewhere:
         to = f"Location: http://127.0.0.1:{elsewhere.port}/"
         with receiving(answers(status, to)) as receiver, sending(local(receiver)) as told:
@@ -523,31 +528,41 @@ def test_a_redirect_is_not_followed(status: str) -> None:
         assert elsewhere.requests.empty()
     assert outcome.result == "dead"
     assert "WEBHOOK_REDIRECT" in outcome.why
+    fired("W3", f"answered {status}")
 
 
-def test_a_receiver_that_asks_for_time_gets_it() -> None:
+@pytest.mark.fault("W5")
+def test_a_receiver_that_asks_for_time_gets_it(fired: Fired) -> None:
     with receiving(answers("429 Too Many Requests", "Retry-After: 77")) as receiver, sending(local(receiver)) as told:
         assert told.send() == Outcome("failed", "HTTP 429", 429, 77.0)
+        fired("W5", f"{receiver.requests.qsize()} request answered 429")
+
+
+ERRORS = [("500", "failed", "W5"), *((status, "dead", "W4") for status in ("400", "401", "404", "410"))]
 
 
 @pytest.mark.parametrize(
-    ("status", "result"), [("500 Oops", "failed"), ("404 Not Found", "dead"), ("410 Gone", "dead")]
+    ("status", "result", "row"), [pytest.param(*error, marks=pytest.mark.fault(error[2])) for error in ERRORS]
 )
-def test_errors_of_the_receiver(status: str, result: str) -> None:
-    with receiving(answers(status)) as receiver, sending(local(receiver)) as told:
+def test_errors_of_the_receiver(status: str, result: str, row: str, fired: Fired) -> None:
+    with receiving(answers(f"{status} No")) as receiver, sending(local(receiver)) as told:
         assert told.send().result == result
+        fired(row, f"{receiver.requests.qsize()} request answered {status}")
 
 
-def test_refused_connection() -> None:
+@pytest.mark.fault("W1")
+def test_refused_connection(fired: Fired) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
     with sending(Target(f"http://127.0.0.1:{port}/hook/s3cret", allow_http=True)) as told:
         outcome = told.send()
     assert outcome == Outcome("failed", "127.0.0.1: Connection refused")
+    fired("W1", outcome.why)
 
 
+@pytest.mark.fault("W2")
 @pytest.mark.parametrize("behave", [hangs, drips])
-def test_a_receiver_that_never_finishes_costs_the_deadline_and_no_thread(behave: Behave) -> None:
+def test_a_receiver_that_never_finishes_costs_the_deadline_and_no_thread(behave: Behave, fired: Fired) -> None:
     with receiving(behave) as receiver, sending(local(receiver), send_secs=0.5) as told:
         before = threading.active_count()
         for _ in range(2):
@@ -556,40 +571,46 @@ def test_a_receiver_that_never_finishes_costs_the_deadline_and_no_thread(behave:
             assert time.monotonic() - began < 5
             assert outcome.result == "failed"
             assert "no answer within" in outcome.why
-        assert receiver.requests.qsize() == 2, "the fault did not happen"
+        fired("W2", f"{receiver.requests.qsize()} requests and no end of an answer")
+        assert receiver.requests.qsize() == 2
         receiver.over.set()
         assert not [t for t in threading.enumerate() if t.name == "webhook-try"]
     assert threading.active_count() <= before
 
 
-def test_a_huge_reply_is_not_read() -> None:
+@pytest.mark.fault("W2")
+def test_a_huge_reply_is_not_read(fired: Fired) -> None:
     with receiving(floods) as receiver, sending(local(receiver)) as told:
         began = time.monotonic()
         assert told.send().result == "sent"
         assert time.monotonic() - began < 5
-        assert receiver.bytes_sent < 16 * 1024 * 1024  # what the kernels' buffers hold
+        assert 0 < receiver.bytes_sent < 16 * 1024 * 1024  # what the kernels' buffers hold
+        fired("W2", f"{receiver.bytes_sent} bytes sent of 10 GB")
 
 
+@pytest.mark.fault("W2")
 @pytest.mark.parametrize("behave", [floods_headers, breaks_off, talks_nonsense])
-def test_a_reply_that_is_not_http_is_a_failure_in_our_words(behave: Behave) -> None:
+def test_a_reply_that_is_not_http_is_a_failure_in_our_words(behave: Behave, fired: Fired) -> None:
     with receiving(behave) as receiver, sending(local(receiver)) as told:
         outcome = told.send()
     assert outcome.result == "failed"
     assert outcome.why.startswith("127.0.0.1: ")
     assert "s3cret" not in outcome.why
     assert outcome.why.isprintable()
+    fired("W2", f"{receiver.bytes_sent} bytes that are no answer")
 
 
-def test_a_name_that_cannot_be_looked_up() -> None:
+@pytest.mark.fault("W1")
+def test_a_name_that_cannot_be_looked_up(fired: Fired) -> None:
     with sending(Target("https://no-such-name.invalid/s3cret")) as told:
         outcome = told.send()
     assert outcome.result == "failed"
     assert "s3cret" not in outcome.why
+    fired("W1", outcome.why)
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A key and a certificate for 127.0.0.1 that nobody signed but itself."""
+def certificate(folder: Path, address: str = "127.0.0.1", days: int = 1) -> Path:
+    """A key and a certificate, for so many days from now, that nobody signed but itself."""
     import ipaddress
 
     from cryptography import x509
@@ -600,38 +621,56 @@ def certificate(tmp_path: Path) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lab")])
     now = datetime.datetime.now(datetime.UTC)
-    certificate = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .not_valid_before(now - datetime.timedelta(days=9))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), False)
         .sign(key, hashes.SHA256())
     )
-    file = tmp_path / "certificate.pem"
+    file = folder / "certificate.pem"
     file.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
+        + signed.public_bytes(serialization.Encoding.PEM)
     )
     return file
 
 
-def test_a_certificate_nobody_vouches_for_is_refused_and_a_configured_one_taken(certificate: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    with receiving(answers("200 OK"), context) as receiver:
-        url = f"https://127.0.0.1:{receiver.port}/s3cret"
-        with sending(Target(url)) as told:
-            refused = told.send()
-        with sending(Target(url, ca_file=str(certificate))) as told:
-            taken = told.send()
-        assert receiver.requests.qsize() == 1
+@pytest.mark.fault("W6")
+def test_a_certificate_nobody_vouches_for_is_refused_and_a_configured_one_taken(tmp_path: Path, fired: Fired) -> None:
+    pem = certificate(tmp_path)
+    refused = told_by_one_with(pem, None)
     assert refused.result == "failed"
     assert "certificate" in refused.why
-    assert taken.result == "sent"
+    fired("W6", refused.why)
+    assert told_by_one_with(pem, str(pem)).result == "sent"
+
+
+@pytest.mark.fault("W6")
+@pytest.mark.parametrize(("change", "why"), [({"days": -1}, "expired"), ({"address": "127.0.0.2"}, "mismatch")])
+def test_a_certificate_that_is_expired_or_another_s_is_refused(
+    tmp_path: Path, change: dict[str, Any], why: str, fired: Fired
+) -> None:
+    pem = certificate(tmp_path, **change)
+    outcome = told_by_one_with(pem, str(pem))  # its authority is trusted, itself it is not
+    assert outcome.result == "failed"
+    assert why in outcome.why
+    fired("W6", outcome.why)
+
+
+def told_by_one_with(pem: Path, ca_file: str | None) -> Outcome:
+    """What comes of sending to a receiver with that certificate; nothing reaches one that is refused."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    with receiving(answers("200 OK"), context) as receiver:
+        with sending(Target(f"https://127.0.0.1:{receiver.port}/s3cret", ca_file=ca_file)) as told:
+            outcome = told.send()
+        assert receiver.requests.qsize() == (outcome.result == "sent")
+    return outcome
 
 
 def test_a_tls_handshake_that_hangs_is_freed_by_the_deadline() -> None:

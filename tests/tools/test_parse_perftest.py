@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoperfd.tools import parse_perftest
+from tests.faults import Fired
 from tests.tools.support import DATA, REAL
 
 SAMPLES = DATA / "perftest"
@@ -130,32 +131,38 @@ WHOLE = (SAMPLES / "4.2-4.3" / "sub_3pubs.csv").read_bytes()
 SPOILT = [
     pytest.param(b"nan", id="nan"),
     pytest.param(b"inf", id="inf"),
-    pytest.param(b"-38587", id="negative"),
+    pytest.param(b"-150054", id="negative"),
     pytest.param(b"0x10", id="hexadecimal"),
     pytest.param(b"\0\0\0\0\0", id="NUL"),
     pytest.param(b"\xff\xfe", id="not UTF-8"),
     pytest.param(b"9" * 30, id="too many digits"),
     pytest.param(b"9" * 10_000, id="too long a line"),
-    pytest.param(b"38587, 1", id="one field more"),
+    pytest.param(b"150054, 1", id="one field more"),
+    pytest.param(b"1e9", id="an exponent"),
+    pytest.param(b"1", id="less than before"),
     pytest.param("٣".encode(), id="other digits"),
 ]
 
 
+@pytest.mark.fault("T6")
 @pytest.mark.parametrize("value", SPOILT)
-def test_spoilt_rows_are_named_by_line(tmp_path: Path, value: bytes) -> None:
-    (tmp_path / "f").write_bytes(WHOLE.replace(b"38587", value, 1))
+def test_spoilt_rows_are_named_by_line(tmp_path: Path, fired: Fired, value: bytes) -> None:
+    (tmp_path / "f").write_bytes(WHOLE.replace(b"150054", value, 1))
     data = parse_perftest.read(tmp_path / "f")
     assert (data.bad_line, data.rows, len(data.summaries)) == (5, 28, 1)
     assert data.bad_text.isprintable()
+    fired("T6", f"line 5 holds {value[:40]!r}")
 
 
-def test_every_cut_of_a_file_lacks_its_end(tmp_path: Path) -> None:
+@pytest.mark.fault("T5")
+def test_every_cut_of_a_file_lacks_its_end(tmp_path: Path, fired: Fired) -> None:
     path = tmp_path / "f"
     for length in range(len(WHOLE)):
         path.write_bytes(WHOLE[:length])
         data = parse_perftest.read(path)
         assert data.cut or not data.summaries, length
         assert not data.bad_line, length
+    fired("T5", f"cut at each of {len(WHOLE)} bytes")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,6 +12,7 @@ import pytest
 from autoperfd.core.plan import END_STATUSES, Plan, Setting, Verdict
 from autoperfd.tools import TOOLS
 from autoperfd.tools.judging import FIGURES
+from tests.faults import Fired
 from tests.tools.support import DATA, REAL, planned, records, write
 
 PERFTEST = TOOLS["perftest"]
@@ -57,7 +58,7 @@ def judge(
 
 
 def test_a_healthy_attempt(tmp_path: Path) -> None:
-    plan = planned(PERFTEST, sub_count=2)
+    plan = planned(PERFTEST, sub_count=2, use_reliable=False)
     verdict = judge(tmp_path, plan, {"sub_1.csv": sample("4.2-4.3/sub_3pubs.csv")})
     assert verdict.end_status == "success", verdict
     assert (verdict.reason, verdict.code, verdict.participant) == ("", "", "")
@@ -191,6 +192,15 @@ CASES = [
     Case("the other's file", "bad-data", "WRONG_KIND", "sub_0", "throughput", files=sub(PUB_OK)),
     Case("another length", "bad-data", "WRONG_LENGTH", "sub_0", "1000 bytes, not 100",
          files=sub(sample("abnormal/sub_midrun_stall_zero_rows_then_summary.csv"))),
+    Case("counts run backwards", "bad-data", "BAD_DATA", "sub_0", "line 5",
+         files=sub(SUB_OK.replace(b"64186", b"47186", 1))),
+    Case("the summary says less than the rows", "bad-data", "BAD_DATA", "sub_0", "no row",
+         files=sub(SUB_OK.replace(b"507784, ", b"400000, "))),
+    Case("subscribers disagree", "bad-data", "COUNTS_DISAGREE", "sub_0", "sub_0 tells of 507784 samples",
+         changes={"sub_count": 2}, files={"sub_1.csv": sample("4.2-4.3/sub_3pubs.csv")}),
+    Case("rows of a part of the test", "truncated", "TOO_FEW_ROWS", "sub_0", "28 rows", changes={"duration_secs": 39}),
+    Case("one side has nothing", "no-data", "EMPTY_FILE", "sub_1", "sub_1", changes={"sub_count": 2},
+         files={"sub_1.csv": b""}),
     Case("Perftest 3.0", "bad-data", "LEGACY_FORMAT", "sub_0", "3.1 or later", halts=True,
          files=sub(sample("3.1-3.3/legacy_sub.txt")), probes=HELP_3_3),
     # the hang of best effort
@@ -204,8 +214,28 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_every_failed_rule_has_its_name(tmp_path: Path, case: Case) -> None:
+ROWS = {  # of the fault model, by what must be said
+    "early-exit": "T3",
+    "no-data": "T4",
+    "truncated": "T5",
+    "bad-data": "T6",
+    "COUNTS_DISAGREE": "T7",
+    "one side has nothing": "T7",
+    "crashed": "T2",
+    "LICENCE": "T13",
+    "WONT_START": "T13",
+}
+
+
+def rows(case: Case) -> list[str]:
+    """The rows of the fault model that a case shows."""
+    return [ROWS[word] for word in (case.status, case.code, case.id) if word in ROWS]
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.fault(*rows(case)), id=case.id) for case in CASES]
+)
+def test_every_failed_rule_has_its_name(tmp_path: Path, case: Case, fired: Fired) -> None:
     plan = planned(PERFTEST, case.probes, **case.changes)
     verdict = judge(tmp_path, plan, case.files, case.ends)
     assert (verdict.end_status, verdict.code, verdict.participant) == (case.status, case.code, case.participant)
@@ -214,6 +244,8 @@ def test_every_failed_rule_has_its_name(tmp_path: Path, case: Case) -> None:
     assert verdict.would_fail_every_test == case.halts
     assert verdict.machine == ("p1" if case.participant.startswith("pub") else "p2")
     assert tuple(verdict.figures) == FIGURES
+    for row in rows(case):
+        fired(row, f"{case.files} {case.ends}"[:200])
 
 
 def test_every_status_of_a_tool_is_covered() -> None:
@@ -238,11 +270,14 @@ def test_a_stall_in_the_middle_is_no_fault(tmp_path: Path) -> None:
     assert verdict.end_status == "success", verdict
 
 
-def test_every_cut_of_a_data_file_is_seen(tmp_path: Path) -> None:
+@pytest.mark.fault("T5")
+@pytest.mark.parametrize(("name", "whole"), [("pub_0.csv", PUB_OK), ("sub_0.csv", SUB_OK)])
+def test_every_cut_of_a_data_file_is_seen(tmp_path: Path, fired: Fired, name: str, whole: bytes) -> None:
     plan = planned(PERFTEST)
-    for length in range(0, len(SUB_OK), 7):
-        verdict = judge(tmp_path, plan, sub(SUB_OK[:length]))
+    for length in range(0, len(whole), 11):
+        verdict = judge(tmp_path, plan, {name: whole[:length]})
         assert verdict.end_status in ("truncated", "no-data"), length
+    fired("T5", f"{name} cut every 11 of {len(whole)} bytes")
 
 
 def test_real_files(tmp_path: Path) -> None:
