@@ -47,12 +47,15 @@ class GrowingCsv:
         self._header = header
         self._lines = lines
         self._unfinished = unfinished
-        # The last finished place, where its line ends, the checksum up to there, and the file's identity.
-        self._place, self._end, self._crc, *self._seen = state or [0, len(header), zlib.crc32(header)]
+        # The last finished place, where its line ends, and the checksum up to there. (An older state says more.)
+        self._place, self._end, self._crc = (state or [0, len(header), zlib.crc32(header)])[:3]
+        # The file's identity when it was last written, by this process only: after a power cut a file may have its
+        # inode, its size and its time without its data, so the first update reads it.
+        self._seen: list[int] = []
 
     def state(self) -> list[int]:
         """What must be kept to know later whether the file is still what was written."""
-        return [self._place, self._end, self._crc, *self._seen]
+        return [self._place, self._end, self._crc]
 
     def update(self, unfinished: bytes) -> None:
         """Append what finished since the last time, then `unfinished`. Raises DiskError."""
@@ -141,6 +144,7 @@ class GrowingCsv:
             if not os.path.lexists(aside):
                 with contextlib.suppress(FileNotFoundError):
                     self.path.rename(aside)
+                    files.sync_folder(self.path.parent)  # before another file takes its name
                     self.kept_aside = aside.name
                 return
         raise DiskError(f"cannot keep the edited {self.path} aside", hint="Move it away yourself")
@@ -162,6 +166,7 @@ class Exports:
         state: str = "",
     ) -> None:
         kept = json.loads(state) if state else {}
+        self._folder, self._tidy = folder, False
         self._setting_keys, self._figure_names = setting_keys, figure_names
         self._ess = GrowingCsv(
             folder / "ess.csv",
@@ -179,6 +184,9 @@ class Exports:
 
     def update(self, running: AttemptRow | None) -> str:
         """Bring both files up to the memory; `running`: the open attempt. Returns the state to keep (JSON)."""
+        if not self._tidy:
+            files.remove_leftovers_of(self._folder)
+            self._tidy = True
         self._ess.update(ess_text(running) if running else b"")
         self._summary.update(b"")
         return json.dumps({"ess": self._ess.state(), "summary": self._summary.state()})

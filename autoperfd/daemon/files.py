@@ -6,8 +6,10 @@ the same descriptor (the kernel may forget the error and the data with it). Fail
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -58,12 +60,17 @@ def replace_in(folder: int, name: str, data: bytes | Iterable[bytes], mode: int 
 
 
 def make_folder(path: Path, mode: int = 0o750) -> None:
-    """Make a folder and those above it, durably; fine where it is there. Raises DiskError."""
+    """Make a folder and those above it, durably; fine where it is there. Raises DiskError.
+
+    Each is durable before the next is made, so of those that are there only the last can be one that a process made
+    which was killed before it had synced it.
+    """
     missing, above = [], path
     try:
         while not above.is_dir():
             missing.append(above)
             above = above.parent
+        sync_folder(above.parent)
         for folder in reversed(missing):
             folder.mkdir(mode, exist_ok=True)
             sync_folder(folder.parent)
@@ -72,10 +79,34 @@ def make_folder(path: Path, mode: int = 0o750) -> None:
 
 
 def move_in(source: int, name: str, target: int, new: str) -> None:
-    """Rename a file from one folder to another, durably: it is never in neither. Raises OSError."""
-    os.rename(name, new, src_dir_fd=source, dst_dir_fd=target)
-    os.fsync(target)
+    """Rename a file from one folder to another, durably: it is never in neither. Raises OSError.
+
+    Between file systems it is a copy, durable before the file goes; the copy is ours, whoever the file's owner was.
+    """
+    try:
+        os.rename(name, new, src_dir_fd=source, dst_dir_fd=target)
+        os.fsync(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_in(source, name, target, new)
+        os.unlink(name, dir_fd=source)
     os.fsync(source)
+
+
+def _copy_in(source: int, name: str, target: int, new: str) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EXDEV, "it lies on another file system and is no regular file")
+        parts = iter(lambda: os.read(fd, 1 << 18), b"")
+        try:
+            replace_in(target, new, parts, stat.S_IMODE(found.st_mode))
+        except DiskError as error:
+            raise OSError(errno.EIO, error.sentence()) from error
+    finally:
+        os.close(fd)
 
 
 def open_folder(path: Path) -> int:
@@ -102,6 +133,16 @@ def remove_leftovers(folder: int) -> None:
     for name in names:
         with suppress(OSError):
             os.unlink(name, dir_fd=folder)
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """The same by path; a folder that is not there or cannot be read has none."""
+    with suppress(OSError):
+        folder = open_folder(path)
+        try:
+            remove_leftovers(folder)
+        finally:
+            os.close(folder)
 
 
 def _disk_error(what: str, error: OSError) -> DiskError:

@@ -37,7 +37,7 @@ from autoperfd.daemon.pins import PinBook
 from autoperfd.daemon.pulse import Pulse
 from autoperfd.daemon.space import Reserve, measure
 from autoperfd.daemon.spool import Drop, Spool
-from autoperfd.daemon.store import AttemptRow, SaveMeta, Store, open_store, take_lock
+from autoperfd.daemon.store import SNAPSHOT, AttemptRow, SaveMeta, Store, open_store, take_lock
 from autoperfd.daemon.workers import Workers
 from autoperfd.errors import AlreadyRunning, AutoperfError, ConfigError, MachineImpossible, Problem, Refused, StoreError
 from autoperfd.remote import power
@@ -286,7 +286,7 @@ class Daemon:
     def _snapshot(self, engine: Engine) -> str:
         view = condition.status(engine)
         try:
-            files.replace(self.settings.state / "status.json", views.snapshot(view))
+            files.replace(self.settings.state / SNAPSHOT, views.snapshot(view))
         except AutoperfError as error:
             log.warning("%s", error.sentence())
         return views.summary(view.experiments, view.hold)

@@ -265,6 +265,8 @@ class Spool:
         """Once after the start: tidy up, and put aside the file that was being read when the daemon ended."""
         if self._recovered:
             return
+        for folder in (folders.queue, folders.claimed, folders.rejected):
+            os.fsync(folder)  # a process that was killed may have left names that are seen and not durable
         remove_leftovers(folders.claimed)
         remove_leftovers(folders.rejected)
         name = _marked(folders.claimed)

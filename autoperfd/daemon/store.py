@@ -15,6 +15,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -478,10 +479,11 @@ class Store:
 
     @staticmethod
     def _check(table: str, values: Sequence[Any], total: str) -> None:
-        if row_sum(*values) != total:
+        if any(isinstance(value, bytes) for value in values) or row_sum(*values) != total:  # no column holds bytes
             raise StoreError(f"a row of the memory's table {table} does not match its checksum", hint=_READ_HINT)
 
 
+SNAPSHOT = "status.json"  # what the daemon's state was, for those who look while it is down
 _FARTHEST = 2**63 - 1  # SQLite's largest integer; a space may be larger, no experiment ever gets there
 _READ_HINT = "Nothing was changed; keep the file, restore it from a backup or move it aside to begin anew"
 
@@ -559,6 +561,11 @@ def open_store(path: Path) -> Store:
     never replaced by an empty one.
     """
     try:
+        if path.with_name(SNAPSHOT).exists() and path.exists() and not path.stat().st_size:
+            raise StoreError(
+                f"the memory {path} is empty, though {SNAPSHOT} beside it tells of a life before",
+                hint=f"Restore it from a backup, or move both aside to begin anew. {_READ_HINT}",
+            )
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         os.close(fd)
         db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
@@ -567,7 +574,7 @@ def open_store(path: Path) -> Store:
         except BaseException:
             db.close()
             raise
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # SQLite's message quotes what it found
         raise StoreError(f"the memory {path} cannot be opened: {error}", hint=_READ_HINT) from error
     return Store(db)
 
@@ -575,6 +582,8 @@ def open_store(path: Path) -> Store:
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA locking_mode=EXCLUSIVE")
     (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version < 0:
+        raise StoreError(f"the memory {path} is damaged: its version is {version}", hint=_READ_HINT)
     if version > SCHEMA_VERSION:
         raise NewerMemory(
             f"the memory {path} has version {version}, this autoperfd knows up to {SCHEMA_VERSION}",
@@ -584,9 +593,16 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous=EXTRA")
     db.execute("PRAGMA journal_size_limit=1048576")
     db.execute("PRAGMA cache_size=-4096")
-    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise StoreError(f"the memory {path} is damaged: {verdict}", hint=_READ_HINT)
+    _migrate(db, version)
+    if _schema(db) != _expected_schema(MIGRATIONS):
+        raise StoreError(f"the memory {path} is damaged: its tables are not what they were made as", hint=_READ_HINT)
+
+
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring a database from a version to the present one, a transaction each step. Raises sqlite3.Error."""
     for number in range(version, SCHEMA_VERSION):
         db.execute("BEGIN EXCLUSIVE")
         for statement in MIGRATIONS[number].split(";"):
@@ -594,6 +610,17 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
                 db.execute(statement)
         db.execute(f"PRAGMA user_version={number + 1}")
         db.execute("COMMIT")
+
+
+def _schema(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    return db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name").fetchall()
+
+
+@cache
+def _expected_schema(migrations: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        _migrate(fresh, 0)
+        return _schema(fresh)
 
 
 def take_lock(folder: Path) -> int:

@@ -19,7 +19,7 @@ from autoperfd.core.plan import Machine, Tool
 from autoperfd.core.policy import KEPT
 from autoperfd.core.settings import PowerSwitch
 from autoperfd.daemon import archive
-from autoperfd.daemon.files import make_folder
+from autoperfd.daemon.files import make_folder, sync_folder
 from autoperfd.daemon.judge import judge, never_began, standing
 from autoperfd.daemon.work import Answer, Clock, Crash, bound, stuck
 from autoperfd.errors import (
@@ -315,6 +315,7 @@ class _Task:
         raw = json.loads(archive.read_text(target, "result.json") or b"{}")
         if raw.pop("uid", "") != uid:
             return None
+        sync_folder(target.parent)  # the daemon may have been killed between the rename and its fsync
         return self._placed(m.AttemptResult(**raw), target, archive.sha256_of_file(target), target.stat().st_size)
 
     @staticmethod
