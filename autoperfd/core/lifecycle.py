@@ -888,8 +888,9 @@ class Life:
         self.crashes, self.refunded = 0, False
 
     def _close(self, result: m.AttemptResult, wall: float) -> None:
+        ended = max(wall, self.opened)  # a clock that was set back makes no attempt end before it began
         self.step.changes.append(
-            m.AttemptClosed(uid=self.uid, test=self.test, number=self.number, ended=wall, result=result)
+            m.AttemptClosed(uid=self.uid, test=self.test, number=self.number, ended=ended, result=result)
         )
         self.largest, self.kept_bytes = max(self.largest, result.size), self.kept_bytes + result.size
         self.uid, self.plan, self.confirmed, self.opened, self.attempt_since = "", None, False, 0.0, None

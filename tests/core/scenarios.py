@@ -1424,6 +1424,16 @@ def times_are_kept() -> None:
 
 
 @scenario
+def no_attempt_ends_before_it_began() -> None:
+    """However far the controller's clock is set back in the middle of it."""
+    b = Bench(1)
+    b.run()
+    b.wall -= 1e9
+    b.succeed()
+    assert b.latest(m.AttemptClosed).ended == b.latest(m.AttemptOpened).started
+
+
+@scenario
 def what_was_held_against_it_is_forgotten_when_dropped_again() -> None:
     b = Bench(3, retries=0, halt_after_consecutive_failures=2)
     b.run().fail()
