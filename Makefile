@@ -3,6 +3,7 @@
 # make check    format, lint, types and the fast tests
 # make bench    one table: our speed beside that of other programs
 # make soak-sim live through 50,000 seeds of faults on virtual time; ranges add up: FROM=50000 COUNT=1000
+# make mutants  a table of deliberate bugs and of the layers of tests that catch each
 # make install  for systemd; DESTDIR and PREFIX as usual; make uninstall leaves settings and results alone
 # make help     these lines
 
@@ -61,6 +62,9 @@ COUNT ?= 50000
 
 soak-sim: venv
 	@$(BIN)/python -m autoperfd.rehearsal soak --from $(FROM) --count $(COUNT)
+
+mutants: venv
+	@$(BIN)/python -m tests.rehearsal
 
 demo: venv
 	@.ci/need $(LOOPBACK) $(if $(filter ddsperf,$(TOOL)),$(DDSPERF))
@@ -138,4 +142,4 @@ uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
 
-.PHONY: help venv lint check test soak-sim demo bench diagram faults clean install-venv install settle uninstall
+.PHONY: help venv lint check test soak-sim mutants demo bench diagram faults clean install-venv install settle uninstall

@@ -142,6 +142,8 @@ class World:
         self.crash_at, self.points, self.commits, self.deaths = set(crash_at), 0, 0, 0
         self.lost: set[tuple[str, str]] = set()  # archives that somebody took away
         self.free = PLENTY
+        self.receiver: Callable[[notify.Message], notify.Outcome] = lambda message: notify.Outcome("sent")
+        self.tried: list[tuple[float, str, str]] = []  # (time, message, what came of it)
         self.is_calm = False  # faults are over
         self.when: dict[str, list[Callable[[], None]]] = {}  # state -> what happens soon after it is entered next
         self.horizon = 0.0  # seconds until then, where faults were put in
@@ -586,6 +588,10 @@ class World:
                 self.record.append(Twice(f"{name} {about}", before, self._lives()))
         return reply
 
+    def command_of(self, who: str, name: str, **args: Any) -> Reply | None:
+        """The same for somebody of that name."""
+        return self._ask(name, args, " ".join(str(value) for value in args.values()), who)
+
     def _ask(self, name: str, args: Mapping[str, Any], about: str, who: str = "ann") -> Reply | None:
         if self.engine is None or self.timeline.asleep:
             self.say(f"{who}: {name} {about}: the daemon does not answer")
@@ -611,14 +617,14 @@ class World:
         life = self._life
 
         def tried() -> None:
-            if self.engine is None or life != self._life:
-                return  # it went out, but the one who sent it is gone
-            self._sending.discard(message.id)
-            heard = self.rng.random() >= self.chances.unheard
-            if heard:
+            unheard = self.rng.random() < self.chances.unheard
+            outcome = notify.Outcome("failed", "nobody listens") if unheard else self.receiver(message)
+            self.tried.append((self.timeline.now, message.id, outcome.result))
+            if outcome.result == "sent":
                 self.say(f"told {message.id[:8]}")
-            outcome = notify.Outcome("sent") if heard else notify.Outcome("failed", "nobody listens")
-            self.engine.post(Delivered(message, outcome))
+            if self.engine is not None and life == self._life:  # else the one who sent it is gone
+                self._sending.discard(message.id)
+                self.engine.post(Delivered(message, outcome))
 
         self.timeline.after(self.rng.uniform(0.05, 5.0), tried)
 
