@@ -39,7 +39,7 @@ def trouble(seed: int, files: Sequence[bytes] = (), **more: Any) -> World:
     for machine in world.machines.values():
         machine.forgetful = rng.random() < 0.3
     horizon = rng.uniform(*HORIZON_SECS)
-    theme = LADDER if rng.random() < 0.3 else FAULTS
+    theme = rng.choices((LADDER, OUTAGES, FAULTS), (3, 1, 6))[0]
     kinds = rng.sample(theme, rng.randint(1, min(6, len(theme))))  # a few kinds together show more than all at once
     for _ in range(rng.choice((0, 2, 5, 10, 20))):
         _put(world, rng.choice(kinds), rng, rng.uniform(0.0, horizon))
@@ -541,6 +541,8 @@ LADDER: tuple[Fault, ...] = (
     _daemon_killed,
     _is_cut_off,
 )
+
+OUTAGES: tuple[Fault, ...] = (_is_cut_off, _is_cut_off, _all_are_cut, _all_lose_power, _sleeps)
 
 # ---------------------------------------------------------------- people
 

@@ -175,7 +175,7 @@ def _taken_up(known: _Suspects, change: m.Change, back: set[str]) -> Iterator[st
             known.first.discard(test)
             if known.current == test:
                 known.current = ""
-            if status == "skipped":
+            if status in ("skipped", "crashed-daemon"):
                 known.charged.discard(test)
         case m.Requeued(test=test, refunded=refunded):
             if test in back:

@@ -7,11 +7,11 @@ import pytest
 from tests.rehearsal.layers import likely, put_in, scenario, simulation
 from tests.rehearsal.mutants import MUTANTS
 
-# What shows itself only after more trouble than a few minutes of it; the core's scenarios tell.
-BY_SCENARIOS = {"it_comes_back_for_ever", "flapping_is_not_recognised"}
+# What shows itself only after more trouble than the simulator makes in a few minutes; the core's scenarios tell.
+RARE = {name for name in MUTANTS if not likely(name)}
 
 
-@pytest.mark.parametrize("name", [name for name in MUTANTS if name not in BY_SCENARIOS])
+@pytest.mark.parametrize("name", [name for name in MUTANTS if name not in RARE])
 def test_a_mutant_is_found_by_the_simulator(name: str) -> None:
     patch = put_in(name)
     try:
@@ -21,7 +21,7 @@ def test_a_mutant_is_found_by_the_simulator(name: str) -> None:
     assert caught is not None, "no seed tells anything of it"
 
 
-@pytest.mark.parametrize("name", sorted(BY_SCENARIOS))
+@pytest.mark.parametrize("name", sorted(RARE))
 def test_a_mutant_is_found_by_a_scenario(name: str) -> None:
     patch = put_in(name)
     try:
@@ -32,4 +32,5 @@ def test_a_mutant_is_found_by_a_scenario(name: str) -> None:
 
 
 def test_there_are_enough() -> None:
-    assert len(MUTANTS) >= 40 and set(MUTANTS) >= BY_SCENARIOS
+    assert len(MUTANTS) >= 40
+    assert len(MUTANTS) - len(RARE) >= 30, "most are found by the simulator"
