@@ -67,6 +67,7 @@ class DaemonSettings:
     ping: Literal["icmp", "tcp", "auto"] = "icmp"
     max_file_mb: int = 2048
     disk_reserve_mb: int = 1024
+    memory_probe_secs: float = 60
     domain_first: int = 1
     domain_last: int = 200
     webhook_url: str = ""
@@ -146,7 +147,12 @@ TABLES: Mapping[str, tuple[str, Sequence[Row]]] = {
     ),
     "results": (
         "What is kept.",
-        (_row("disk_reserve_mb", integer(0, 10**9), 1024, "no attempt starts with less free space than this"),),
+        (
+            _row("disk_reserve_mb", integer(0, 10**9), 1024, "no attempt starts with less free space than this"),
+            _row(
+                "memory_probe_secs", number(0.05, DAY), 60.0, "time between two tries at a memory that cannot be used"
+            ),
+        ),
     ),
     "guards": (
         "What makes an attempt invalid: it is told, blamed on nobody's test, and tried again.",

@@ -32,6 +32,7 @@ def status(engine: Engine) -> views.StatusView:
         experiments=tuple(experiment(engine, entry) for entry in entries),
         failures=tuple(failures[:5]),
         attention=(*engine.attention, *undelivered, *_tight(engine), *filter(None, (engine.trouble(),))),
+        warnings=tuple(engine.warnings()),
     )
 
 

@@ -149,6 +149,7 @@ class Engine:
         self.hold = ""  # why nothing starts; "" for no hold
         self.intake: list[Intake] = []  # newest first, a few
         self.attention: list[str] = []
+        self.warnings: Callable[[], list[str]] = list  # what is good to know of the process and its disk
         self.trouble: Callable[[], str] = lambda: ""  # what keeps files from being taken in
         self.stopping = False
         self.changed = True  # something a person may see changed

@@ -1,12 +1,13 @@
 """autoperfd: puts the daemon together, runs the engine on the main thread, and ends in order.
 
-A restart finds everything in the memory; attempts on machines outlive this process. The one other place besides
-the worker boundary where any error is caught.
+A restart finds everything in the memory; attempts on machines outlive this process. Where the memory cannot be used
+the daemon waits in its refuge. The one other place besides the worker boundary where any error is caught.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import math
@@ -19,7 +20,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,7 @@ import autoperfd
 from autoperfd.core.config import Experiment
 from autoperfd.core.plan import Machine
 from autoperfd.core.settings import DaemonSettings, read_settings
-from autoperfd.core.text import safe_lines
-from autoperfd.daemon import commands, condition, copies, files, notify, views
+from autoperfd.daemon import commands, condition, copies, files, logs, notify, place, refuge, views
 from autoperfd.daemon.control import Ask, Control, Reply, Who, asker
 from autoperfd.daemon.engine import Delivered, Engine, Offer, Rejected, Stop
 from autoperfd.daemon.imports import read_history
@@ -37,9 +38,18 @@ from autoperfd.daemon.pins import PinBook
 from autoperfd.daemon.pulse import Pulse
 from autoperfd.daemon.space import Reserve, measure
 from autoperfd.daemon.spool import Drop, Spool
-from autoperfd.daemon.store import SNAPSHOT, AttemptRow, SaveMeta, Store, open_store, take_lock
+from autoperfd.daemon.store import SNAPSHOT, AttemptRow, OutboxRow, SaveMeta, Store, open_store, release_lock, take_lock
 from autoperfd.daemon.workers import Workers
-from autoperfd.errors import AlreadyRunning, AutoperfError, ConfigError, MachineImpossible, Problem, Refused, StoreError
+from autoperfd.errors import (
+    AlreadyRunning,
+    AutoperfError,
+    ConfigError,
+    MachineImpossible,
+    NewerMemory,
+    Problem,
+    Refused,
+    StoreError,
+)
 from autoperfd.remote import power
 from autoperfd.remote.fleet import Fleet
 from autoperfd.remote.keys import KeyRing
@@ -75,6 +85,7 @@ class SystemClock:
 
 def main(argv: list[str] | None = None) -> int:
     """The daemon's process. Exit status: 0 ended in order, 1 cannot run, 2 settings, 3 another one runs, 70 a bug."""
+    signals = Signals()
     parser = argparse.ArgumentParser(
         prog="autoperfd",
         description="Runs performance experiments on lab machines. Started by systemd; see autoperfctl.",
@@ -83,21 +94,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=CONFIG, help=f"the daemon's settings (default {CONFIG})")
     parser.add_argument("--version", action="version", version=f"autoperfd {autoperfd.__version__}")
     args = parser.parse_args(argv)
-    _log_to_stderr()
+    written = logs.to_stderr()
+    systemd = notify.Systemd()
     marker: Path | None = None
     try:
         settings = _settings(args.config)
         marker = settings.state / "crashed"
-        return Daemon(settings, marker).run()
+        return Daemon(settings, marker, systemd, signals, written).run()
     except AlreadyRunning as error:
-        log.error("%s", error.sentence())
-        return 3
+        return _cannot(systemd, error.sentence(), 3)
     except ConfigError as error:
-        log.error("the settings cannot be used:\n%s", error)
-        return 2
+        return _cannot(systemd, f"the settings cannot be used:\n{error}", 2)
     except AutoperfError as error:
-        log.error("%s", error.sentence())
-        return 1
+        return _cannot(systemd, error.sentence(), 1)
     except Exception:  # noqa: BLE001 - the last place: the journal gets the traceback, systemd starts us anew
         log.critical("autoperfd ends by an error of its own:\n%s", traceback.format_exc())
         _mark(marker)
@@ -106,68 +115,198 @@ def main(argv: list[str] | None = None) -> int:
         logging.shutdown()
 
 
+def _cannot(systemd: notify.Systemd, sentence: str, status: int) -> int:
+    """End with a sentence that the log and `systemctl status` show."""
+    log.error("%s", sentence)
+    systemd.status(f"ended: {sentence}")
+    return status
+
+
+class Signals:
+    """What signals do from the first moment on: some ask to end, some do nothing; none of them is a death.
+
+    SIGABRT stays as it is, for the watchdog. Handlers, not SIG_IGN: what is ignored stays so in programs we start.
+    """
+
+    ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+    NOTHING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
+    NOTHING_EITHER = (signal.SIGIO, signal.SIGPWR, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGXCPU)
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self._stop: Callable[[], None] = lambda: None
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in self.ENDING:
+            signal.signal(number, lambda *_: self._ask())
+        for number in (*self.NOTHING, *self.NOTHING_EITHER):
+            signal.signal(number, lambda *_: None)
+
+    def let(self, stop: Callable[[], None]) -> None:
+        """Call this when asked to end; at once where that has happened already."""
+        self._stop = stop
+        if self.is_asked:
+            stop()
+
+    def _ask(self) -> None:
+        self.is_asked = True
+        self._stop()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What there is only while the memory can be used."""
+
+    memory: Store
+    lock: int  # of the state folder
+    engine: Engine
+    fleet: Fleet
+    workers: Workers
+
+
 class Daemon:
     """Everything that lives as long as the process."""
 
-    def __init__(self, settings: DaemonSettings, marker: Path) -> None:
+    def __init__(
+        self,
+        settings: DaemonSettings,
+        marker: Path,
+        systemd: notify.Systemd,
+        signals: Signals,
+        written: logs.Unblocked,
+    ) -> None:
         self.settings, self.marker = settings, marker
-        self.systemd = notify.Systemd()
         self.reserve = Reserve(settings.state)
+        self.systemd, self.signals, self.written = systemd, signals, written
         self.pulse = Pulse(self.systemd)
         self.trouble: list[str] = []  # what a person should know from the start
+        self.sender = self._sender()
+        self._report: Callable[[notify.Message, notify.Outcome], None] = lambda message, outcome: None
+        self._ask: Ask = lambda command, args, who: Reply.refused("autoperfd is only just starting", "Try again")
+        self._is_listening = False
+        self._past: refuge.Incident | None = None  # of lately, if the memory could not be used then
         self._snapshot_at: float | None = 0.0  # monotonic: when the next one is due, None while nothing has changed
+        self._snapshot_data = b""
         self._sentence = ""
         self._tidy_at = 0.0  # monotonic
 
     def run(self) -> int:
         """Start, decide until asked to stop, end in order."""
         os.umask(0o027)
-        state = self.settings.state
-        files.make_folder(state / "results")
-        lock = _lock(state)
-        self.reserve.keep()
-        memory = open_store(state / "autoperf.db")
-        copies.clear(state)
-        engine, fleet, workers, sender = self._assemble(memory)
-        engine.load()
-        control = Control(self.settings.runtime / "control.sock", _scanning(asker(engine.post), fleet, engine.pins))
-        intake = Intake(engine, self.settings)
-        engine.trouble = lambda: intake.spool.trouble
-        if sender is not None:
-            sender.start()
-        control.start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: engine.post(Stop()))
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        gc.freeze()
-        self.systemd.ready()
-        log.info("autoperfd %s is ready; %d experiments in memory", autoperfd.__version__, len(engine.entries))
+        lock = _lock(self.settings.runtime)  # also held in the refuge, where the state folder is let go of
+        control = Control(self.settings.runtime / "control.sock", lambda *asked: self._ask(*asked))
+        if self.sender is not None:
+            self.sender.start()
         try:
-            engine.restart(crashed=self.marker.exists())
-            self.marker.unlink(missing_ok=True)
-            intake.spool.start()
-            self.pulse.watch(intake)
-            self._decide(engine)
+            parts = self._begin(control)
+            if parts is None:
+                log.info("autoperfd ended in order, from its refuge")
+            else:
+                self._live(control, parts)
+                log.info("autoperfd ended in order; running tests go on and will be found again")
         finally:
-            self.systemd.stopping()
             control.close()
-            intake.spool.stop()
-            workers.close()
-        engine.store.commit([SaveMeta("stopped", repr(time.time()))])
-        self._snapshot(engine)
-        memory.close()
-        if sender is not None:
-            sender.close()
-        fleet.close()
-        os.close(lock)
-        log.info("autoperfd ended in order; running tests go on and will be found again")
+        if self.sender is not None:
+            self.sender.close()
+        release_lock(lock)
         return 0
 
-    def _assemble(self, memory: Store) -> tuple[Engine, Fleet, Workers, notify.Sender | None]:
+    # ------------------------------------------------------------ the memory, or the refuge
+
+    def _begin(self, control: Control) -> Parts | None:
+        """Open everything, if need be after a stay in the refuge; None when asked to stop there."""
+        failed = refuge.read_note(self.settings.runtime)
+        try:
+            if failed is None or failed.over_at:
+                self._past = failed
+                return self._open(())
+        except (NewerMemory, AlreadyRunning):
+            raise
+        except AutoperfError as error:
+            fresh = refuge.incident_of(error, self.settings)
+            incident, was_tried = refuge.failed_again(self.settings.runtime, fresh), True
+            refuge.write_note(self.settings.runtime, incident)
+        else:
+            incident, was_tried = failed, False
+        send = self.sender.submit if self.sender else None
+        stay = refuge.Refuge(self.settings, incident, systemd=self.systemd, pulse=self.pulse, send=send)
+        self._report, self._ask = stay.told, stay.answer
+        self.signals.let(stay.stop)
+        self._listen(control)
+        opened = stay.wait(self._open, was_tried=was_tried)
+        self._past = stay.incident
+        return opened
+
+    def _listen(self, control: Control) -> None:
+        """Let people and systemd know that we are there; once."""
+        if not self._is_listening:
+            control.start()
+            self._is_listening = True
+            self.systemd.ready()
+
+    def _open(self, owed: Sequence[OutboxRow]) -> Parts:
+        """Take up what the memory holds, which is to tell `owed` first. AutoperfError: nothing is open then.
+
+        In the refuge the state folder is let go of, so that its disk can be unmounted and mended.
+        """
+        state = self.settings.state
+        place.check(state)
+        with contextlib.ExitStack() as undo:
+            lock = _lock(state)
+            undo.callback(release_lock, lock)
+            files.make_folder(state / "results")
+            self.reserve.keep()
+            memory = open_store(state / place.MEMORY)
+            undo.callback(memory.close)
+            copies.clear(state)
+            parts = self._assemble(memory, lock, owed)
+            undo.callback(_forget, parts.engine)
+            parts.engine.load()
+            undo.pop_all()
+        return parts
+
+    # ------------------------------------------------------------ living
+
+    def _live(self, control: Control, parts: Parts) -> None:
+        engine = parts.engine
+        self._report = lambda message, outcome: engine.post(Delivered(message, outcome))
+        self._ask = _scanning(asker(engine.post), parts.fleet, engine.pins)
+        intake = Intake(engine, self.settings)
+        engine.trouble = lambda: intake.spool.trouble
+        self.signals.let(lambda: engine.post(Stop()))
+        gc.freeze()
+        self._listen(control)
+        log.info("autoperfd %s is ready; %d experiments in memory", autoperfd.__version__, len(engine.entries))
+        try:
+            try:
+                engine.restart(crashed=self.marker.exists())
+                self.marker.unlink(missing_ok=True)
+                intake.spool.start()
+                self.pulse.watch(intake)
+                self._decide(engine)
+            finally:
+                self.systemd.stopping()
+                control.close()
+                intake.spool.stop()
+                parts.workers.close()
+            engine.store.commit([SaveMeta("stopped", repr(time.time()))])
+        except StoreError as error:
+            # The memory may be behind what the engine knows: another process takes it up, from the refuge.
+            fresh = refuge.incident_of(error, self.settings, self._snapshot_data)
+            refuge.write_note(self.settings.runtime, refuge.failed_again(self.settings.runtime, fresh))
+            raise
+        self._snapshot(engine)
+        parts.memory.close()
+        parts.fleet.close()
+        release_lock(parts.lock)
+
+    def _assemble(self, memory: Store, lock: int, owed: Sequence[OutboxRow]) -> Parts:
         s, clock = self.settings, SystemClock()
         loaded = memory.load()
         installation = loaded.meta.get("installation") or secrets.token_hex(8)
-        memory.commit([SaveMeta("installation", installation), SaveMeta("started", repr(time.time()))])
+        known = {"installation": installation, "started": repr(time.time()), "version": autoperfd.__version__}
+        memory.commit([*(SaveMeta(key, value) for key, value in known.items()), *owed])
+        place.remember(s.state, installation)
         pins = PinBook(s.known_hosts, loaded.pins)
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")
         timing = Timing(
@@ -179,16 +318,17 @@ class Daemon:
             max_file_bytes=s.max_file_mb << 20,
             fetch_stall_secs=2 * s.link_loss_secs,
         )
+        home = _home(s.state)
         fleet = Fleet(
             installation=installation,
             pins=pins,
             timing=timing,
             credentials=Path(credentials) if credentials else None,
-            home=Path.home(),
+            home=home,
             ping=s.ping,
             guards=s.guards,
         )
-        ring = KeyRing(Path(credentials) if credentials else None, Path.home())
+        ring = KeyRing(Path(credentials) if credentials else None, home)
 
         def key_problem(machine: Machine) -> str:
             try:
@@ -197,14 +337,13 @@ class Daemon:
                 return error.sentence()
             return ""
 
-        sender = self._sender(lambda message, outcome: engine.post(Delivered(message, outcome)))
         engine = Engine(
             memory,
             s,
             TOOLS,
             clock,
             random.SystemRandom(),
-            send=sender.submit if sender else None,
+            send=self.sender.submit if self.sender else None,
             pins=pins,
             answer=commands.answer,
             key_problem=key_problem,
@@ -227,9 +366,21 @@ class Daemon:
         power.get_ready(s.power.values())
         engine.workers = workers
         engine.attention += self.trouble
-        return engine, fleet, workers, sender
+        engine.warnings = self._warnings
+        return Parts(memory, lock, engine, fleet, workers)
 
-    def _sender(self, report: Callable[[notify.Message, notify.Outcome], None]) -> notify.Sender | None:
+    def _warnings(self) -> list[str]:
+        """What is good to know of this process, for `status`."""
+        found = list(place.warnings(self.settings.state))
+        if self._past is not None and self._past.over_at:
+            past, until = self._past, views.clock(self._past.over_at)
+            span = f"From {views.clock(past.since)} to {until}"
+            found.append(f"{span} the memory could not be used: {past.code}: {past.sentence}.")
+        if self.written.dropped:
+            found.append(f"{self.written.dropped} lines of the log were lost: whoever reads it does not keep up.")
+        return found
+
+    def _sender(self) -> notify.Sender | None:
         s = self.settings
         url = s.webhook_url or _credential(s.webhook_url_credential)
         if not url:
@@ -245,7 +396,7 @@ class Daemon:
             self.trouble.append(error.sentence())
             log.error("%s", error.sentence())
             return None
-        return notify.Sender(target, report)
+        return notify.Sender(target, lambda message, outcome: self._report(message, outcome))
 
     def _decide(self, engine: Engine) -> None:
         while not engine.stopping:
@@ -285,8 +436,9 @@ class Daemon:
 
     def _snapshot(self, engine: Engine) -> str:
         view = condition.status(engine)
+        self._snapshot_data = views.snapshot(view)
         try:
-            files.replace(self.settings.state / SNAPSHOT, views.snapshot(view))
+            files.replace(self.settings.state / SNAPSHOT, self._snapshot_data)
         except AutoperfError as error:
             log.warning("%s", error.sentence())
         return views.summary(view.experiments, view.hold)
@@ -361,17 +513,33 @@ class Intake:
         return read_history(self._settings.state / "results" / experiment.folder, experiment.sweep)
 
 
-def _lock(state: Path) -> int:
-    """The lock of the state folder; a short wait lets `autoperfctl status` finish its look."""
+def _lock(folder: Path) -> int:
+    """The lock of a folder; a short wait lets `autoperfctl status` finish its look."""
     deadline = time.monotonic() + LOCK_SECS
     pause = threading.Event()
     while True:
         try:
-            return take_lock(state)
+            return take_lock(folder)
         except AlreadyRunning:
             if time.monotonic() >= deadline:
                 raise
             pause.wait(0.1)
+        except OSError as error:
+            hint = f"Make {folder} a folder the daemon's user can write"
+            raise StoreError(f"the lock of {folder} cannot be taken: {error.strerror}", hint=hint) from error
+
+
+def _forget(engine: Engine) -> None:
+    for entry in list(engine.entries.values()):
+        engine.forget(entry)
+
+
+def _home(state: Path) -> Path:
+    """What "~" stands for: the account's home; an account without one lives in the state folder."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return state
 
 
 def _settings(path: Path) -> DaemonSettings:
@@ -403,27 +571,6 @@ def _mark(marker: Path | None) -> None:
             marker.touch()
     except OSError:
         log.error("cannot leave a mark of the crash at %s", marker)
-
-
-class _Levels(logging.Formatter):
-    """The journal's level in front of every line."""
-
-    LEVELS = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}  # noqa: RUF012 - never changed
-
-    def format(self, record: logging.LogRecord) -> str:
-        mark = f"<{self.LEVELS.get(record.levelname, 6)}>"
-        return "\n".join(mark + line for line in safe_lines(super().format(record)).splitlines())
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    if os.environ.get("JOURNAL_STREAM"):
-        handler.setFormatter(_Levels("%(message)s"))
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=os.environ.get("AUTOPERF_LOG", "INFO").upper(), handlers=[handler])
-    for noisy in ("paramiko", "transitions", "urllib3", "watchdog"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ reads. Times are Unix seconds UTC.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import sqlite3
@@ -19,8 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import autoperfd
 from autoperfd.core import messages as m
 from autoperfd.core.plan import Plan
+from autoperfd.daemon import files, place
+from autoperfd.daemon.place import SNAPSHOT as SNAPSHOT
 from autoperfd.errors import AlreadyRunning, NewerMemory, StoreError
 
 MIGRATIONS: tuple[str, ...] = (
@@ -483,7 +488,6 @@ class Store:
             raise StoreError(f"a row of the memory's table {table} does not match its checksum", hint=_READ_HINT)
 
 
-SNAPSHOT = "status.json"  # what the daemon's state was, for those who look while it is down
 _FARTHEST = 2**63 - 1  # SQLite's largest integer; a space may be larger, no experiment ever gets there
 _READ_HINT = "Nothing was changed; keep the file, restore it from a backup or move it aside to begin anew"
 
@@ -557,20 +561,21 @@ def plan_of(row: AttemptRow) -> Plan:
 def open_store(path: Path) -> Store:
     """Open, check and migrate the memory.
 
-    Raises NewerMemory where a newer autoperfd wrote it, StoreError where it cannot be read. An unreadable file is
-    never replaced by an empty one.
+    A file of an older autoperfd is kept as `<name>.v<n>` before it is migrated. Raises NewerMemory where a newer one
+    wrote it, StoreError where it cannot be read or written or where one that was there is missing, DiskError where
+    the old file cannot be kept. An unreadable or lost file is never replaced by an empty one.
     """
     try:
-        if path.with_name(SNAPSHOT).exists() and path.exists() and not path.stat().st_size:
-            raise StoreError(
-                f"the memory {path} is empty, though {SNAPSHOT} beside it tells of a life before",
-                hint=f"Restore it from a backup, or move both aside to begin anew. {_READ_HINT}",
-            )
+        if not _exists(path):
+            place.may_begin(path.parent)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         os.close(fd)
-        db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
+        version = _look(path)
+        if 0 < version < SCHEMA_VERSION:
+            _keep(path, version)
+        db = _connect(path)
         try:
-            _prepare(db, path)
+            _prepare(db, version)
         except BaseException:
             db.close()
             raise
@@ -579,37 +584,92 @@ def open_store(path: Path) -> Store:
     return Store(db)
 
 
-def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    db.execute("PRAGMA locking_mode=EXCLUSIVE")
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version < 0:
-        raise StoreError(f"the memory {path} is damaged: its version is {version}", hint=_READ_HINT)
-    if version > SCHEMA_VERSION:
-        raise NewerMemory(
-            f"the memory {path} has version {version}, this autoperfd knows up to {SCHEMA_VERSION}",
-            hint="Install the newer autoperfd again; nothing was changed",
-        )
+def _exists(path: Path) -> bool:
+    """Whether there is something at `path` that can hold a memory; what SQLite has left of a first start is nothing."""
+    try:
+        return path.lstat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
+    try:
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("PRAGMA synchronous=EXTRA")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _look(path: Path) -> int:
+    """The version of a memory, which is checked but not changed (what a killed commit left in it is undone)."""
+    with contextlib.closing(_connect(path)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version < 0:
+            raise StoreError(f"the memory {path} is damaged: its version is {version}", hint=_READ_HINT)
+        if version > SCHEMA_VERSION:
+            raise NewerMemory(
+                f"the memory {path} was written by {_writer(db)} and has version {version},"
+                f" this is autoperfd {autoperfd.__version__}, which knows versions up to {SCHEMA_VERSION}",
+                hint="Install the newer autoperfd again; nothing was changed",
+            )
+        (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+        if verdict != "ok":
+            raise StoreError(f"the memory {path} is damaged: {verdict}", hint=_READ_HINT)
+        if _schema(db) != _expected_schema(MIGRATIONS[:version]):
+            if version == 0:
+                raise StoreError(f"the file {path} is no memory of autoperfd", hint=_READ_HINT)
+            why = "its tables are not what they were made as"
+            raise StoreError(f"the memory {path} is damaged: {why}", hint=_READ_HINT)
+    return int(version)
+
+
+def _writer(db: sqlite3.Connection) -> str:
+    """Which autoperfd wrote a memory, as far as it can be told of a schema that is not known."""
+    try:
+        found = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
+    except sqlite3.Error:
+        found = None
+    return f"autoperfd {found[0]}" if found else "a newer autoperfd"
+
+
+def _keep(path: Path, version: int) -> None:
+    """Leave the file as it is beside its successor; nothing that was kept before is overwritten."""
+    for count in itertools.count(1):
+        kept = path.with_name(f"{path.name}.v{version}" + (f"-{count}" if count > 1 else ""))
+        if not kept.exists():
+            files.replace(kept, _pieces(path), 0o600)
+            return
+        if all(a == b for a, b in itertools.zip_longest(_pieces(path), _pieces(kept))):
+            return
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            yield piece
+
+
+def _prepare(db: sqlite3.Connection, version: int) -> None:
     db.execute("PRAGMA journal_mode=PERSIST")
-    db.execute("PRAGMA synchronous=EXTRA")
     db.execute("PRAGMA journal_size_limit=1048576")
     db.execute("PRAGMA cache_size=-4096")
-    (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-    if verdict != "ok":
-        raise StoreError(f"the memory {path} is damaged: {verdict}", hint=_READ_HINT)
-    _migrate(db, version)
-    if _schema(db) != _expected_schema(MIGRATIONS):
-        raise StoreError(f"the memory {path} is damaged: its tables are not what they were made as", hint=_READ_HINT)
+    if version < SCHEMA_VERSION:
+        _migrate(db, MIGRATIONS, version)
 
 
-def _migrate(db: sqlite3.Connection, version: int) -> None:
-    """Bring a database from a version to the present one, a transaction each step. Raises sqlite3.Error."""
-    for number in range(version, SCHEMA_VERSION):
-        db.execute("BEGIN EXCLUSIVE")
-        for statement in MIGRATIONS[number].split(";"):
+def _migrate(db: sqlite3.Connection, migrations: Sequence[str], version: int) -> None:
+    """Bring a database to the last of the migrations, whole or not at all. Raises sqlite3.Error."""
+    db.create_function("row_sum", -1, row_sum, deterministic=True)  # for rows that a migration changes
+    db.execute("BEGIN EXCLUSIVE")
+    for migration in migrations[version:]:
+        for statement in migration.split(";"):
             if statement.strip():
                 db.execute(statement)
-        db.execute(f"PRAGMA user_version={number + 1}")
-        db.execute("COMMIT")
+    db.execute(f"PRAGMA user_version={len(migrations)}")
+    db.execute("COMMIT")
 
 
 def _schema(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
@@ -619,25 +679,61 @@ def _schema(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
 @cache
 def _expected_schema(migrations: tuple[str, ...]) -> list[tuple[Any, ...]]:
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
-        _migrate(fresh, 0)
+        _migrate(fresh, migrations, 0)
         return _schema(fresh)
+
+
+# ---------------------------------------------------------------- the lock
 
 
 def take_lock(folder: Path) -> int:
     """Hold the state folder for the life of this process; the kernel lets go when it dies.
 
-    Returns the descriptor to keep. Raises AlreadyRunning naming the holder.
+    Returns the descriptor to keep. Raises AlreadyRunning naming the holder, OSError where the file cannot be opened.
+    On a network file system, where a lock may not reach the other computers, the computer that is named in the file
+    holds the folder until its daemon ends in order.
     """
     path = folder / "lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.read(fd, 200).decode("ascii", "replace").strip() or "an unknown process"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)  # enough to hold it
+    try:
+        holder = os.pread(fd, 200, 0).decode("ascii", "replace").strip()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyRunning(
+                f"another autoperfd ({holder or 'an unknown process'}) holds {folder}",
+                hint="Stop it first: systemctl stop autoperfd",
+            ) from error
+        if holder and not holder.endswith(f" {_computer()}") and place.file_system(folder) in place.SHARED:
+            raise AlreadyRunning(
+                f"the autoperfd of another computer ({holder}) holds {folder}",
+                hint=f"Stop it there first. Where that computer is gone for good: `sudo rm {path}`",
+            )
+    except BaseException:
         os.close(fd)
-        raise AlreadyRunning(
-            f"another autoperfd ({holder}) holds {folder}", hint="Stop it first: systemctl stop autoperfd"
-        ) from error
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        raise
+    with contextlib.suppress(OSError):  # the disk is full or read-only: held all the same, only without a name
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"pid {os.getpid()} on {os.uname().nodename}, computer {_computer()}\n".encode(), 0)
     return fd
+
+
+def release_lock(fd: int) -> None:
+    """Give the folder back, at an end in order."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(fd, 0)
+    os.close(fd)
+
+
+def _computer() -> str:
+    """What tells this computer from others of the same name; its machine id itself is nobody's business."""
+    try:
+        found = Path("/etc/machine-id").read_bytes().strip()
+    except OSError:
+        found = b""
+    return hashlib.blake2b(found or os.uname().nodename.encode(), digest_size=6, person=b"autoperfd").hexdigest()

@@ -84,8 +84,22 @@ class FailureView:
 
 
 @dataclass(frozen=True, slots=True)
+class RefugeView:
+    """Why the daemon does nothing: its memory cannot be used. `known`: of when the rest of the status is."""
+
+    since: float
+    code: str
+    sentence: str
+    todo: str
+    known: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StatusView:
-    """All that `status` says. `failures`: newest first. `attention`: what else asks for a person, in sentences."""
+    """All that `status` says. `failures`: newest first. `attention`: what else asks for a person, in sentences.
+
+    `warnings`: what is good to know, in sentences; nobody has to do anything.
+    """
 
     now: float
     version: str
@@ -96,6 +110,8 @@ class StatusView:
     experiments: tuple[ExperimentView, ...] = ()
     failures: tuple[FailureView, ...] = ()
     attention: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    refuge: RefugeView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +165,12 @@ class ShowView:
 
 
 def attention(view: StatusView) -> tuple[str, ...]:
-    """The sentences that ask for a person: halted experiments first, then `view.attention`. () = nothing."""
+    """The sentences that ask for a person: halted experiments first, then `view.attention`. () = nothing.
+
+    In refuge there is one only: nothing else can be done.
+    """
+    if view.refuge:
+        return (f"{view.refuge.code}: {_stopped(view.refuge.sentence)} {view.refuge.todo}",)
     sentences = []
     for experiment in view.experiments:
         if experiment.state == "halted" and experiment.todo:
@@ -185,6 +206,8 @@ def summary(experiments: Sequence[ExperimentView], hold: str = "") -> str:
 def render_status(view: StatusView) -> str:
     """The screen of `status`: what runs, how far, how long still, what failed, which machine is ill, what to do."""
     head = f"autoperfd {view.version} (pid {view.pid}), up {duration(view.now - view.since)}"
+    if view.refuge:
+        return _text(_in_refuge(view, view.refuge, head) + _to_do(attention(view)))
     lines = [f"{head}: {view.sentence or summary(view.experiments, view.hold)}"]
     if view.hold:
         lines.append(f"HELD: {view.hold}; nothing starts until `autoperfctl resume`")
@@ -192,7 +215,20 @@ def render_status(view: StatusView) -> str:
     if view.failures:
         lines += ["", "Failed lately:"]
         lines += [_failure(failure) for failure in view.failures[:_MOST_FAILURES]]
+    for warning in view.warnings:
+        lines += ["", *_wrapped(f"Note: {warning}", "      ")]
     return _text(lines + _to_do(attention(view)))
+
+
+def _in_refuge(view: StatusView, refuge: RefugeView, head: str) -> list[str]:
+    lines = _wrapped(
+        f"{head}: IN REFUGE since {clock(refuge.since)}: it does nothing, for it cannot use its memory.", ""
+    )
+    lines.append("Tests that run on machines go on and will be found again.")
+    if refuge.known is None:
+        return [*lines, "", "What it did last is not known."]
+    known = [line for line in _experiments(view) if line] or ["no experiment."]
+    return [*lines, "", f"The last that is known, of {clock(refuge.known)}:", *known]
 
 
 def render_down(view: StatusView, written_at: float, now: float, hint: str) -> str:
@@ -275,6 +311,8 @@ def read_snapshot(data: bytes) -> tuple[StatusView, float]:
         status["experiments"] = tuple(_read_experiment(e) for e in status.get("experiments", ()))
         status["failures"] = tuple(_read(FailureView, f) for f in status.get("failures", ()))
         status["attention"] = tuple(status.get("attention", ()))
+        status["warnings"] = tuple(status.get("warnings", ()))
+        status["refuge"] = None  # of a daemon that could write it
         return _read(StatusView, status), float(raw["written_at"])
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a snapshot of a status: {error!r}") from error

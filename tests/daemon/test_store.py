@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from typing import Any
 
 import pytest
 
+import autoperfd
 from autoperfd.core import messages as m
 from autoperfd.core.plan import Plan
-from autoperfd.daemon import store
+from autoperfd.daemon import place, store
 from autoperfd.daemon.store import (
     ATTEMPT_COLUMNS,
     SCHEMA_VERSION,
@@ -33,11 +35,15 @@ from autoperfd.daemon.store import (
     Store,
     open_store,
     plan_of,
+    release_lock,
     row_sum,
     take_lock,
 )
 from autoperfd.errors import AlreadyRunning, NewerMemory, StoreError
 from autoperfd.tools import TOOLS
+from tests.daemon import golden
+from tests.daemon.support import Rig
+from tests.faults import Fired
 from tests.tools.support import PAIR, PERFTEST_TEST
 
 PROJECT = Path(__file__).parents[2]
@@ -411,19 +417,167 @@ def test_a_file_that_is_no_memory_is_refused_and_left_alone(path: Path, damage: 
     assert before is None or path.read_bytes() == before
 
 
+@pytest.mark.fault("S4")
 @pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_a_newer_memory_is_refused_and_left_alone(path: Path, mode: str) -> None:
+@pytest.mark.parametrize("writer", ["", "9.8.7"])
+def test_a_newer_memory_is_refused_and_left_alone(path: Path, mode: str, writer: str, fired: Fired) -> None:
     db = sqlite3.connect(path, isolation_level=None)
     db.execute(f"PRAGMA journal_mode={mode}")
-    db.execute("CREATE TABLE things(a)")
-    db.execute("INSERT INTO things VALUES(1)")
+    db.execute("CREATE TABLE meta(key, value, more)")
+    if writer:
+        db.execute("INSERT INTO meta VALUES('version', ?, 1)", (writer,))
     db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     db.close()
     before = path.read_bytes()
     with pytest.raises(NewerMemory, match=f"version {SCHEMA_VERSION + 1}.*up to {SCHEMA_VERSION}") as raised:
         open_store(path)
+    assert f"written by {f'autoperfd {writer}' if writer else 'a newer autoperfd'} and" in raised.value.message
+    assert f"this is autoperfd {autoperfd.__version__}" in raised.value.message
     assert "newer autoperfd" in raised.value.hint
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and list(path.parent.glob("*.v*")) == []
+    fired("S4", raised.value.message)
+
+
+# ---------------------------------------------------------------- migrations
+
+
+def versions() -> list[int]:
+    return list(range(1, SCHEMA_VERSION + 1))
+
+
+def golden_copy(folder: Path, version: int) -> Path:
+    """A memory of that version, where an engine would find it."""
+    path = folder / "autoperf.db"
+    shutil.copyfile(golden.MEMORIES / f"v{version}.db", path)
+    return path
+
+
+@pytest.mark.parametrize("version", versions())
+def test_there_is_a_golden_memory_of_every_version(version: int) -> None:
+    path = golden.MEMORIES / f"v{version}.db"
+    assert path.exists(), "make it with the code that writes this version: python -m tests.daemon.golden"
+    assert json.loads(path.with_suffix(".json").read_text()) == golden.rows(path)
+
+
+@pytest.mark.fault("S3")
+@pytest.mark.parametrize("version", versions())
+def test_the_memory_of_every_version_is_taken_over(tmp_path: Path, version: int, fired: Fired) -> None:
+    path = golden_copy(tmp_path, version)
+    before = path.read_bytes()
+    rig = Rig(tmp_path, webhook=True)
+    assert pragma(rig.memory, "user_version") == SCHEMA_VERSION
+    kept = path.with_name(f"autoperf.db.v{version}")
+    if version < SCHEMA_VERSION:
+        assert kept.read_bytes() == before
+    else:
+        assert not kept.exists()
+    first, second = rig.engine.entries.values()
+    assert (first.row.name, first.life.state, first.life.succeeded, first.life.skipped) == ("PCG #1", "running", 1, 1)
+    assert (
+        first.life.uid
+        and first.life.plan is not None
+        and [r.test for r in first.life.requeued] == ["4SEC_200B_1PUB_1SUB_REL_UC_100LC"]
+    )
+    assert (second.row.name, second.life.state, second.life.cause) == ("drawn", "halted", "operator")
+    assert [row.state for row in rig.engine._outbox.values()] == ["waiting"]
+    assert len(rig.memory.load().pins) == 3
+    read_all(rig.memory)
+    rig.engine.restart(crashed=False)
+    rig.succeed(1)
+    assert first.life.succeeded == 2
+    rig.stop()
+    now = golden.rows(path)
+    for table, rows in json.loads((golden.MEMORIES / f"v{version}.json").read_text()).items():
+        if table in ("attempts", "history", "pins"):  # which the life after it only adds to, but for the open one
+            found = [{key: row[key] for key in rows[0] if key != "sum"} for row in now[table]]
+            wanted = [{key: value for key, value in row.items() if key != "sum"} for row in rows]
+            assert all(row in found for row in wanted if row.get("status") != "running"), table
+    fired("S3", f"version {version} became {SCHEMA_VERSION}")
+
+
+KILLER = """
+import os, sqlite3, sys
+from pathlib import Path
+from autoperfd.daemon import store
+
+class Counted(sqlite3.Connection):
+    count = 0
+    def execute(self, sql, *args):
+        Counted.count += 1
+        if Counted.count == AT:
+            os._exit(9)
+        return super().execute(sql, *args)
+
+connect, AT = sqlite3.connect, 0
+sqlite3.connect = lambda *args, **more: connect(*args, factory=Counted, **more)
+good, path = Path(sys.argv[1]), Path(sys.argv[2])
+data = good.read_bytes()
+store.MIGRATIONS = (*store.MIGRATIONS, "CREATE TABLE a(b); INSERT INTO a VALUES(1); INSERT INTO a SELECT 2 FROM a; "
+    "ALTER TABLE pins ADD COLUMN why TEXT NOT NULL DEFAULT ''; CREATE INDEX c ON a(b)")
+store.SCHEMA_VERSION = len(store.MIGRATIONS)
+killed = 0
+while True:
+    for file in path.parent.iterdir():
+        file.unlink()
+    path.write_bytes(data)
+    child = os.fork()
+    if child == 0:
+        AT, Counted.count = killed + 1, 0
+        store.open_store(path).close()
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9), status
+    copy = path.parent / "copy"  # what the next one finds, looked at without changing it
+    copy.mkdir()
+    for file in path.parent.glob("autoperf.db*"):
+        (copy / file.name).write_bytes(file.read_bytes())
+    db = connect(copy / path.name)
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    columns = [row[1] for row in db.execute("PRAGMA table_info(pins)")]
+    is_new = version == store.SCHEMA_VERSION
+    assert is_new or version == int(sys.argv[3]), version
+    assert [is_new] * 3 == ["a" in tables, "c" in tables, "why" in columns], (version, tables, columns)
+    if is_new:
+        assert db.execute("SELECT b FROM a ORDER BY b").fetchall() == [(1,), (2,)]
+    db.close()
+    for file in copy.iterdir():
+        file.unlink()
+    copy.rmdir()
+    store.open_store(path).close()
+    kept = sorted(path.parent.glob("autoperf.db.v*"))
+    assert [file.read_bytes() for file in kept] == [data], kept
+    if status == 0:
+        break
+    killed += 1
+print(killed)
+"""
+
+
+@pytest.mark.fault("S3")
+@pytest.mark.parametrize("version", versions())
+def test_a_migration_that_is_killed_at_any_statement_is_whole(tmp_path: Path, version: int, fired: Fired) -> None:
+    """A real process, killed before each of its statements in turn: what it leaves is the old memory or the new one."""
+    (tmp_path / "state").mkdir()
+    files = golden.MEMORIES / f"v{version}.db", tmp_path / "state/autoperf.db"
+    argv = [sys.executable, "-c", KILLER, *map(str, files), str(version)]
+    done = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 12
+    fired("S3", f"killed before each of {done.stdout.strip()} statements")
+
+
+def test_what_was_kept_of_an_old_memory_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = max(versions())
+    monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, "CREATE TABLE a(b)"))
+    monkeypatch.setattr(store, "SCHEMA_VERSION", newest + 1)
+    (tmp_path / f"autoperf.db.v{newest}").write_bytes(b"of another time")
+    path = golden_copy(tmp_path, newest)
+    before = path.read_bytes()
+    open_store(path).close()
+    assert (tmp_path / f"autoperf.db.v{newest}").read_bytes() == b"of another time"
+    kept = tmp_path / f"autoperf.db.v{newest}-2"
+    assert kept.read_bytes() == before and kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,12 +589,52 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatc
     monkeypatch.setattr(store, "SCHEMA_VERSION", len(more))
     with pytest.raises(StoreError, match="nowhere"):
         open_store(path)
-    good = (*store.MIGRATIONS[:-1], "CREATE TABLE a(b); INSERT INTO a VALUES(1)")
+    good = (*more[:-1], "CREATE TABLE a(b); INSERT INTO a VALUES(1)")
     monkeypatch.setattr(store, "MIGRATIONS", good)
     opened = open_store(path)
     assert opened.load().meta == {"k": "v"} and pragma(opened, "user_version") == len(good)
     assert opened._db.execute("SELECT b FROM a").fetchall() == [(1,)]
     opened.close()
+
+
+# ---------------------------------------------------------------- a memory that was lost
+
+LOST = {
+    "results": lambda state: (state / "results" / "PCG_1").mkdir(parents=True),
+    "its sign": lambda state: place.remember(state, "0011"),
+    "an old memory": lambda state: (state / "autoperf.db.v1").touch(),
+    "results and an empty file": lambda state: (
+        (state / "results" / "PCG_1").mkdir(parents=True),
+        (state / "autoperf.db").touch(),
+    ),
+}
+
+
+@pytest.mark.parametrize("lose", LOST.values(), ids=LOST)
+def test_a_lost_memory_is_not_begun_anew_without_a_word(tmp_path: Path, lose: Any) -> None:
+    lose(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StoreError, match=r"is missing, though .* tells of an earlier life") as raised:
+        open_store(tmp_path / "autoperf.db")
+    assert f"sudo touch {tmp_path}/begin-anew" in raised.value.hint and sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "begin-anew").touch()
+    opened = open_store(tmp_path / "autoperf.db")
+    assert opened.load() == store.Loaded() and not (tmp_path / "begin-anew").exists()
+    opened.close()
+    place.remember(tmp_path, "2233")
+    (tmp_path / "autoperf.db").unlink()
+    with pytest.raises(StoreError, match="earlier life"):
+        open_store(tmp_path / "autoperf.db")  # the word held once
+
+
+def test_a_database_of_others_is_no_memory(path: Path) -> None:
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("CREATE TABLE things(a)")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="is no memory of autoperfd"):
+        open_store(path)
+    assert path.read_bytes() == before
 
 
 def test_the_schema_is_the_released_one(memory: Store) -> None:
@@ -460,11 +654,36 @@ def test_the_rows_name_the_columns_of_their_tables(memory: Store) -> None:
 # ---------------------------------------------------------------- the lock
 
 
-def test_one_daemon_holds_the_folder(tmp_path: Path) -> None:
+@pytest.mark.fault("P9")
+def test_one_daemon_holds_the_folder(tmp_path: Path, fired: Fired) -> None:
     held = take_lock(tmp_path)
-    with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()} on "):
+    with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()} on ") as raised:
         take_lock(tmp_path)
-    os.close(held)
+    fired("P9", raised.value.message)
+    release_lock(held)
+    assert (tmp_path / "lock").read_text() == ""
+    release_lock(take_lock(tmp_path))
+
+
+@pytest.mark.fault("P9")
+def test_over_a_network_the_other_computer_s_daemon_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fired: Fired
+) -> None:
+    lock = tmp_path / "lock"
+    theirs = "pid 7 on other, computer 0123456789ab\n"
+    lock.write_text(theirs)
+    monkeypatch.setattr(place, "file_system", lambda folder: "nfs4")
+    with pytest.raises(
+        AlreadyRunning, match=r"of another computer \(pid 7 on other, computer 0123456789ab\)"
+    ) as raised:
+        take_lock(tmp_path)
+    assert raised.value.hint.endswith(f"`sudo rm {lock}`") and lock.read_text() == theirs
+    fired("P9", raised.value.message)
+    lock.unlink()
+    os.close(take_lock(tmp_path))  # as a kill leaves it
+    os.close(take_lock(tmp_path))
+    lock.write_text(theirs)
+    monkeypatch.setattr(place, "file_system", lambda folder: "ext4")  # there the kernel knows better
     os.close(take_lock(tmp_path))
 
 
