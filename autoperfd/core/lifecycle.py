@@ -102,7 +102,7 @@ ROWS: tuple[Row, ...] = (
     Row("answered", ("halted",), "idle", ("machine_at_fault",), ("say_over", "forgive", "come_back", "reschedule")),
     Row("swept", ("idle", "halted"), "=", (), ("sweep_done",)),
     Row("low_disk", ("validating", "running"), "halted", (), ("blame_disk",)),
-    Row("room", ("halted",), "idle", ("disk_at_fault",), ("say_over", "forgive", "reschedule")),
+    Row("room", ("halted",), "idle", ("disk_at_fault",), ("say_over", "forgive", "come_back", "reschedule")),
     Row("skip", HOLDING, "validating", ("is_current", "attempt_open"), ("skip_current",)),
     Row("skip", ("halted",), "=", ("is_current", "attempt_open"), ("owe_sweep", "skip_current")),
     Row("skip", ("idle",), "=", ("is_current", "attempt_open"), ("owe_sweep", "skip_current", "finish_waiting")),
@@ -729,9 +729,8 @@ class Life:
 
     def blame_disk(self, data: Any) -> None:
         event = _event(data, m.LowDisk)
-        self._halt(
-            "disk" if event.code in ("DISK_FULL", "INODES_FULL") else "controller", event.reason, code=event.code
-        )
+        passes = event.code in ("DISK_FULL", "INODES_FULL") and self.comebacks < COMEBACKS
+        self._halt("disk" if passes else "controller", event.reason, code=event.code)
 
     def say_resumed(self, data: Any) -> None:
         self._tell("resume", f"resumed by {self._who(_event(data, m.Event))}")

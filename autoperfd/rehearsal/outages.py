@@ -282,7 +282,7 @@ def it_does_not_come_back_for_ever(evidence: Evidence) -> Iterator[str]:
         if not isinstance(entry, Committed):
             continue
         write = entry.write
-        if isinstance(write, SaveHistory) and write.event == "answered" and write.before == "halted":
+        if isinstance(write, SaveHistory) and write.event in ("answered", "room") and write.before == "halted":
             count[write.experiment] += 1
             if count[write.experiment] > COMEBACKS:
                 yield f"experiment {write.experiment} went on by itself {count[write.experiment]} times"

@@ -1320,6 +1320,30 @@ def results_that_were_taken_away_need_a_person() -> None:
 
 
 @scenario
+def a_result_that_never_fits_needs_a_person() -> None:
+    """The disk seems to have room each time, but a quota, say, has none."""
+    b = Bench(2)
+    b.run()
+    for _ in range(COMEBACKS):
+        b.low_disk()
+        assert b.life.cause == "disk"
+        b.room()
+        b.schedule()
+        b.validated()
+        at(b, "running", m.RunAttempt)
+    b.low_disk()
+    assert (b.life.cause, b.life.code) == ("controller", "DISK_FULL") and b.life.uid
+    b.room()
+    ignored(b)
+    b.resume()
+    b.schedule()
+    b.validated()
+    b.succeed()
+    b.run().low_disk()
+    assert b.life.cause == "disk"
+
+
+@scenario
 def archives_are_measured() -> None:
     b = Bench(3)
     for size in (100, 300, 200):

@@ -303,6 +303,22 @@ def test_a_machine_that_never_comes_back(fired: Fired) -> None:
         assert len(list(steps(world))) < 200
 
 
+@pytest.mark.fault("D5")
+def test_a_quota_that_no_look_at_the_disk_tells_of(fired: Fired) -> None:
+    """It is not tried for ever: a person is asked for, and the attempt waits with its files on the machines."""
+    with a_world(Draft("E1", tests=2)) as world:
+        world.mischief.quota = 1.0
+        world.live(86400.0, stop_early=False)
+        fired("D5", struck(world, "low_disk, running -> halted"))
+        assert world.problems(ended=False) == []
+        assert len(told(world, "halt")) == COMEBACKS + 1 and len(rows(world)) == 0
+        world.mischief.quota = 0.0
+        world.command("resume")
+        world.pass_time(600.0)
+        assert [row.status for row in rows(world)] == ["success"] * 2
+        assert world.conclude() == []
+
+
 # ---------------------------------------------------------------- people are told
 
 
