@@ -51,7 +51,7 @@ lint: venv
 	$(BIN)/mypy
 
 check: lint
-	$(BIN)/pytest --quiet -m 'not lab and not container and not install' $(PYTEST_ARGS)
+	$(BIN)/pytest --quiet -m 'not lab and not container and not install and not long' $(PYTEST_ARGS)
 
 test: venv
 	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(if $(filter 0,$(shell id -u)),$(CONTAINER))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import resource
 import shutil
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +24,7 @@ from autoperfd.daemon.parse import MOST_BYTES, Parsed, read_limited
 from autoperfd.daemon.spool import Drop, Hints, Spool
 from autoperfd.errors import ConfigError, DiskError, Problem, Refused
 from autoperfd.tools import TOOLS
+from tests.faults import Fired
 
 PATIENCE_SECS = 20.0
 EXAMPLE = (Path(__file__).parents[2] / "etc" / "queue-examples" / "pcg.toml").read_bytes()
@@ -130,7 +135,8 @@ def test_a_file_that_stands_still_is_taken(place: Place) -> None:
     assert place.where("a.toml") == []
 
 
-def test_a_growing_file_is_left_until_it_stands_still(place: Place) -> None:
+@pytest.mark.fault("Q5")
+def test_a_growing_file_is_left_until_it_stands_still(place: Place, fired: Fired) -> None:
     path = place.drop("a.toml", b"")
     for _ in range(5):
         with path.open("ab") as file:
@@ -141,9 +147,11 @@ def test_a_growing_file_is_left_until_it_stands_still(place: Place) -> None:
     assert place.engine.files == []
     place.settle()
     assert place.engine.drops[0].data == b"xxxxx"
+    fired("Q5", f"{path.name} grew five times")
 
 
-def test_a_replaced_file_settles_anew(place: Place) -> None:
+@pytest.mark.fault("Q5")
+def test_a_replaced_file_settles_anew(place: Place, fired: Fired) -> None:
     place.drop("a.toml", b"one")
     place.spool.look()
     other = place.drop(".new", b"two")
@@ -154,6 +162,7 @@ def test_a_replaced_file_settles_anew(place: Place) -> None:
     assert place.engine.files == []
     place.settle()
     assert place.engine.drops[0].data == b"two"
+    fired("Q5", "another file took its place within its settling time")
 
 
 def test_closing_is_as_good_as_standing_still(place: Place) -> None:
@@ -188,7 +197,8 @@ def test_at_most_so_many_in_a_pass(place: Place, monkeypatch: pytest.MonkeyPatch
 # ---------------------------------------------------------------- rejecting
 
 
-def test_a_bad_file_is_rejected_with_every_problem(place: Place) -> None:
+@pytest.mark.fault("Q1")
+def test_a_bad_file_is_rejected_with_every_problem(place: Place, fired: Fired) -> None:
     place.drop("a.toml", b"bad")
     place.drop("b.toml")
     place.settle()
@@ -197,6 +207,7 @@ def test_a_bad_file_is_rejected_with_every_problem(place: Place) -> None:
     assert "a.toml:3: retries: found -1" in place.error("a.toml") and "a.toml:4: seed" in place.error("a.toml")
     assert [file for file, _ in place.engine.refused] == ["a.toml"]
     assert place.engine.files == ["b.toml"]
+    fired("Q1", place.error("a.toml"))
 
 
 def test_what_the_engine_objects_to_is_rejected(place: Place) -> None:
@@ -233,30 +244,44 @@ def test_an_older_rejected_file_is_kept(place: Place) -> None:
 # ---------------------------------------------------------------- strange things
 
 
+def strange_things(folder: Path) -> Iterator[str]:
+    """Puts one thing of each kind that is no file into a folder, as NAME.toml; their names."""
+    (folder / "outside").mkdir()
+    (folder / "real.txt").write_bytes(b"good")
+    links = {"dangling": "nowhere", "file": "real.txt", "folder-link": "outside", "link-link": "file.toml"}
+    links |= {"loop": "loop.toml", "null": "/dev/null", "pipe-link": "pipe.toml", "zero": "/dev/zero"}
+    for name, target in links.items():
+        (folder / f"{name}.toml").symlink_to(target)
+        yield name
+    os.mkfifo(folder / "pipe.toml")
+    (folder / "folder.toml").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(folder):  # the path of a socket is short
+        listening.bind("socket.toml")
+    yield from ("pipe", "folder", "socket")
+    if os.geteuid() == 0:
+        for name, kind in (("block", stat.S_IFBLK), ("character", stat.S_IFCHR)):
+            with suppress(PermissionError):  # in most containers
+                os.mknod(folder / f"{name}.toml", kind | 0o600, os.makedev(1, 3))
+                yield name
+
+
+@pytest.mark.fault("Q3")
 def test_what_is_no_file_is_left_alone_and_told_once(
-    place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    place: Place, caplog: pytest.LogCaptureFixture, fired: Fired
 ) -> None:
-    os.mkfifo(place.folder / "fifo.toml")
-    (place.folder / "folder.toml").mkdir()
-    (place.folder / "zero.toml").symlink_to("/dev/zero")
-    (place.folder / "dangling.toml").symlink_to("nowhere")
-    (place.folder / "loop.toml").symlink_to("loop.toml")
-    (place.folder / "file.toml").symlink_to(place.drop("real.txt"))
-    listening = socket.socket(socket.AF_UNIX)
-    monkeypatch.chdir(place.folder)  # the path of a socket is short
-    listening.bind("socket.toml")
-    listening.close()
+    strange = sorted(strange_things(place.folder))
     place.drop("a.toml")
     for _ in range(3):
         place.settle()
     assert place.engine.files == ["a.toml"]
-    strange = ["dangling", "fifo", "file", "folder", "loop", "socket", "zero"]
     assert all(place.where(f"{name}.toml") == ["queue"] for name in strange)
     told = [record.getMessage() for record in caplog.records if "left alone" in record.getMessage()]
-    assert sorted(told) == [f"queue: {name}.toml is no regular file and is left alone" for name in strange]
+    assert sorted(told) == sorted(f"queue: {name}.toml is no regular file and is left alone" for name in strange)
+    fired("Q3", f"{len(strange)} kinds: {', '.join(strange)}")
 
 
-def test_large_and_sparse_files_are_not_read(place: Place) -> None:
+@pytest.mark.fault("Q3")
+def test_large_and_sparse_files_are_not_read(place: Place, fired: Fired) -> None:
     with (place.folder / "a.toml").open("wb") as file:
         file.truncate(1 << 40 if os.statvfs(place.folder).f_bsize else 0)
     place.drop("b.toml", b"x" * (MOST_BYTES + 1))
@@ -265,10 +290,12 @@ def test_large_and_sparse_files_are_not_read(place: Place) -> None:
     assert place.where("a.toml") == place.where("b.toml") == ["rejected"]
     assert f"at most {MOST_BYTES} bytes" in place.error("a.toml")
     assert place.engine.files == ["c.toml"]
+    fired("Q3", place.error("a.toml"))
 
 
+@pytest.mark.fault("Q4")
 @pytest.mark.parametrize("name", [b"a\nb.toml", b"\x1b[31m.toml", b"\xff\xfe.toml", b"n" * 250 + b".toml"])
-def test_strange_names_are_rejected_under_harmless_ones(place: Place, name: bytes) -> None:
+def test_strange_names_are_rejected_under_harmless_ones(place: Place, name: bytes, fired: Fired) -> None:
     (place.folder / os.fsdecode(name)).write_bytes(b"good")
     place.drop("z.toml")
     place.settle()
@@ -276,9 +303,13 @@ def test_strange_names_are_rejected_under_harmless_ones(place: Place, name: byte
     rejected = [path.name for path in (place.folder / "rejected").iterdir()]
     assert len(rejected) == 2 and all(entry.isascii() and entry.isprintable() for entry in rejected)
     assert all(file.isprintable() for file, _ in place.engine.refused)
+    fired("Q4", f"a file named {name!r}")
 
 
-def test_a_file_that_cannot_be_read_is_rejected_with_advice(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("Q9")
+def test_a_file_that_cannot_be_read_is_rejected_with_advice(
+    place: Place, monkeypatch: pytest.MonkeyPatch, fired: Fired
+) -> None:
     real = os.open
 
     def forbidden(path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -292,9 +323,13 @@ def test_a_file_that_cannot_be_read_is_rejected_with_advice(place: Place, monkey
     place.settle()
     assert "permission denied on opening it" in place.error("a.toml") and "chmod" in place.error("a.toml")
     assert place.engine.files == ["b.toml"]
+    fired("Q9", place.error("a.toml"))
 
 
-def test_a_file_that_is_withdrawn_meanwhile_is_no_trouble(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("Q10")
+def test_a_file_that_is_withdrawn_meanwhile_is_no_trouble(
+    place: Place, monkeypatch: pytest.MonkeyPatch, fired: Fired
+) -> None:
     path = place.drop("a.toml")
     place.spool.look()
     place.clock.now += 1
@@ -307,9 +342,11 @@ def test_a_file_that_is_withdrawn_meanwhile_is_no_trouble(place: Place, monkeypa
     monkeypatch.setattr(spool_module, "move_in", withdraw)
     place.spool.look()
     assert place.engine.files == [] and place.spool.trouble == ""
+    fired("Q10", "it went between look and claim")
 
 
-def test_a_full_disk_is_named_and_goes_by(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("Q9")
+def test_a_full_disk_is_named_and_goes_by(place: Place, monkeypatch: pytest.MonkeyPatch, fired: Fired) -> None:
     def full(*args: object) -> None:
         raise DiskError("cannot write: No space left on device", hint="look at the disk")
 
@@ -318,6 +355,7 @@ def test_a_full_disk_is_named_and_goes_by(place: Place, monkeypatch: pytest.Monk
     place.drop("a.toml")
     place.settle()
     assert "No space left" in place.spool.trouble
+    fired("Q9", place.spool.trouble)
     assert place.where("a.toml") == ["claimed"]
     monkeypatch.setattr(spool_module, "replace_in", real)
     place.spool.look()
@@ -327,22 +365,26 @@ def test_a_full_disk_is_named_and_goes_by(place: Place, monkeypatch: pytest.Monk
 # ---------------------------------------------------------------- the folder
 
 
-def test_a_missing_folder_is_named_and_found_again(place: Place) -> None:
+@pytest.mark.fault("Q9")
+def test_a_missing_folder_is_named_and_found_again(place: Place, fired: Fired) -> None:
     shutil.rmtree(place.folder)
     assert place.spool.look() <= spool_module.POLL_SECS
     assert str(place.folder) in place.spool.trouble
+    fired("Q9", place.spool.trouble)
     place.folder.mkdir()
     place.drop("a.toml")
     place.settle()
     assert place.engine.files == ["a.toml"] and place.spool.trouble == ""
 
 
-def test_a_link_in_the_folders_place_is_refused(place: Place, tmp_path: Path) -> None:
+@pytest.mark.fault("Q9")
+def test_a_link_in_the_folders_place_is_refused(place: Place, tmp_path: Path, fired: Fired) -> None:
     place.folder.rename(tmp_path / "elsewhere")
     place.folder.symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "a.toml").write_bytes(b"good")
     place.settle()
     assert place.engine.files == [] and place.spool.trouble
+    fired("Q9", place.spool.trouble)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make another user's folder")
@@ -386,7 +428,8 @@ def test_a_new_file_of_the_same_name_waits_for_the_claimed_one(place: Place) -> 
     assert [drop.data for drop in place.engine.drops] == [b"first", b"second"]
 
 
-def test_a_file_that_ends_the_daemon_is_put_aside(place: Place) -> None:
+@pytest.mark.fault("Q12")
+def test_a_file_that_ends_the_daemon_is_put_aside(place: Place, fired: Fired) -> None:
     def deadly(data: bytes, file: str) -> Parsed:
         raise Killed
 
@@ -402,6 +445,7 @@ def test_a_file_that_ends_the_daemon_is_put_aside(place: Place) -> None:
     assert "autoperfd ended while it read it" in place.error("a.toml")
     assert place.engine.files == ["b.toml"]
     assert [file for file, _ in place.engine.refused] == ["a.toml"]
+    fired("Q12", place.error("a.toml"))
 
 
 def test_a_slow_file_is_not_put_aside_when_the_daemon_ends_in_order(live: Place) -> None:
@@ -445,13 +489,14 @@ class Death:
         return call
 
 
+@pytest.mark.fault("Q11")
 @pytest.mark.parametrize("data", [b"good", b"bad"])
 def test_a_crash_at_any_call_leaves_each_file_in_one_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, fired: Fired
 ) -> None:
     """After it the file is offered (perhaps twice) or rejected, never lost, never in two places."""
-    fired, n = True, 0
-    while fired:
+    struck, n = True, 0
+    while struck:
         n += 1
         place = Place(tmp_path / f"queue{n}")
         place.drop("a.toml", data)
@@ -461,7 +506,7 @@ def test_a_crash_at_any_call_leaves_each_file_in_one_place(
             death = Death(n, patched)
             with suppress(Killed):
                 place.spool.look()
-        fired = death.fired
+        struck = death.fired
         assert len(place.where("a.toml")) == 1 or (data == b"good" and place.engine.files)
         place.restart()
         place.settle()
@@ -472,6 +517,7 @@ def test_a_crash_at_any_call_leaves_each_file_in_one_place(
         leftovers = {path.name for path in place.folder.rglob("*")} - {"a.toml", "a.toml.error.txt"}
         assert leftovers == {".claimed", "rejected"}
     assert n > 20
+    fired("Q11", f"died at each of {n - 1} calls")
 
 
 # ---------------------------------------------------------------- the thread
@@ -503,7 +549,8 @@ def test_a_dropped_file_is_taken_long_before_the_rescan(live: Place) -> None:
     assert live.spool.alive() and time.monotonic() - live.spool.beat < PATIENCE_SECS
 
 
-def test_a_slow_writer_is_read_whole(live: Place) -> None:
+@pytest.mark.fault("Q5")
+def test_a_slow_writer_is_read_whole(live: Place, fired: Fired) -> None:
     engine = live.engine
     live.spool = Spool(live.folder, quick, engine.offer, engine.refuse, rescan_secs=30, settle_secs=30)
     assert live.spool._hints.watch(live.folder)  # else the first file may come before anybody watches
@@ -516,6 +563,7 @@ def test_a_slow_writer_is_read_whole(live: Place) -> None:
         file.write(b"end")
     assert engine.wait_for(lambda: len(engine.files) == 4)
     assert engine.drops[3].data == b"part 0 part 1 part 2 end"
+    fired("Q5", "it was written in four parts, a look after each")
 
 
 def test_a_folder_that_was_made_anew_is_watched_again(live: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -555,7 +603,87 @@ def test_a_dead_observer_is_replaced(tmp_path: Path) -> None:
     hints.close()
 
 
-def test_many_files_and_the_real_parser(tmp_path: Path) -> None:
+def whole(words: str) -> bytes:
+    """Bytes that tell by themselves whether all of them are there and belong together."""
+    body = words.encode() * 500
+    return hashlib.sha256(body).hexdigest().encode() + body
+
+
+def is_whole(data: bytes) -> bool:
+    return data[:64].decode() == hashlib.sha256(data[64:]).hexdigest()
+
+
+RACES = 300
+
+
+@pytest.mark.fault("Q5")
+def test_no_torn_or_mixed_file_is_taken_in_any_race(live: Place, monkeypatch: pytest.MonkeyPatch, fired: Fired) -> None:
+    """Files written in parts, renamed over one another, and edited through an old descriptor after their claim."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # no power is cut here
+    engine = live.engine
+    live.spool = Spool(live.folder, quick, engine.offer, engine.refuse, rescan_secs=1, settle_secs=0.5)
+    live.spool.start()
+    edited = {}
+    for n in range(RACES):
+        if n % 3 == 0:
+            with (live.folder / f"slow{n}.toml").open("wb", buffering=0) as file:
+                data = whole(f"slow {n}")
+                for part in range(0, len(data), 1500):
+                    file.write(data[part : part + 1500])
+        elif n % 3 == 1:
+            live.drop(f".new{n}", whole(f"renamed {n}")).rename(live.folder / f"{n % 7}.toml")
+        else:
+            edited[f"edited{n}.toml"] = os.open(live.drop(f".edited{n}", whole(f"edited {n}")), os.O_WRONLY)
+            (live.folder / f".edited{n}").rename(live.folder / f"edited{n}.toml")
+    while edited:
+        assert engine.wait_for(lambda: edited.keys() & set(engine.files))
+        for name in edited.keys() & set(engine.files):
+            os.write(edited[name], b"too late")
+            os.close(edited.pop(name))
+    slow = {f"slow{n}.toml" for n in range(0, RACES, 3)}
+    assert engine.wait_for(lambda: slow <= set(engine.files))
+    assert all(is_whole(drop.data) for drop in engine.drops)
+    assert len(engine.files) >= RACES * 2 // 3 and not engine.refused
+    fired("Q5", f"{len(slow)} written in parts, as many edited after the claim, as many renamed over one another")
+
+
+CROWD = 100_000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.fault("Q8")
+def test_a_crowd_of_files_is_taken_in_order_and_in_bounds(
+    place: Place, monkeypatch: pytest.MonkeyPatch, fired: Fired
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # a hundred thousand waits for a disk show nothing more
+    place.engine.offer = lambda drop: place.engine.refused.append((drop.file, "")) or ()  # type: ignore[func-returns-value,method-assign]
+    place.restart()
+    for n in range(CROWD):
+        os.close(os.open(place.folder / f"{n:06}.toml", os.O_CREAT | os.O_WRONLY, 0o644))
+    before = memory_mib()
+    place.spool.look()
+    place.clock.now += 1
+    looks, longest = 0, 0.0
+    while len(place.engine.refused) < CROWD:
+        began, taken = time.perf_counter(), len(place.engine.refused)
+        place.spool.look()
+        longest = max(longest, time.perf_counter() - began)
+        looks += 1
+        assert 0 < len(place.engine.refused) - taken <= spool_module.MOST_FILES
+    names = [file for file, _ in place.engine.refused]
+    assert names == sorted(set(names)) and len(names) == CROWD
+    assert memory_mib() - before < 64 + CROWD * 200 / 2**20  # and what this test keeps of them
+    fired("Q8", f"{CROWD} files in {looks} looks, the longest {longest:.1f} s")
+
+
+def memory_mib() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.mark.fault("Q1")
+def test_many_files_and_the_real_parser(tmp_path: Path, fired: Fired) -> None:
     place = Place(tmp_path / "queue")
     place.restart(lambda data, file: read_limited(data, file, TOOLS, []))
     place.drop("good.toml", EXAMPLE)
@@ -567,9 +695,11 @@ def test_many_files_and_the_real_parser(tmp_path: Path) -> None:
     assert len(place.engine.drops[0].parsed.documents) == 1
     assert len(place.engine.refused) == len(bad) >= 40
     assert all(place.where(file.name) == ["rejected"] and place.error(file.name) for file in bad)
+    fired("Q1", f"{len(bad)} bad files")
 
 
-def test_a_million_million_combinations_pass_the_queue_in_a_second(tmp_path: Path) -> None:
+@pytest.mark.fault("Q1")
+def test_a_million_million_combinations_pass_the_queue_in_a_second(tmp_path: Path, fired: Fired) -> None:
     place = Place(tmp_path / "queue")
     place.restart(lambda data, file: read_limited(data, file, TOOLS, []))
     text = EXAMPLE.decode().replace("[1, 50, 100]", "{ min = 1, max = 1000 }")
@@ -583,3 +713,4 @@ def test_a_million_million_combinations_pass_the_queue_in_a_second(tmp_path: Pat
     assert time.perf_counter() - start < 1
     (experiment,) = place.engine.drops[0].parsed.experiments
     assert experiment.sweep.count == 4 * 10**12
+    fired("Q1", f"{experiment.sweep.count} tests")
