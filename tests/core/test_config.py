@@ -18,6 +18,7 @@ from autoperfd.core.tables import decode
 from autoperfd.core.text import safe_lines
 from autoperfd.errors import ConfigError
 from autoperfd.tools import TOOLS
+from tests.faults import Fired
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "etc" / "queue-examples").glob("*.toml"))
 
@@ -159,10 +160,12 @@ def test_there_are_examples() -> None:
     assert {file.stem for file in EXAMPLES} >= {"pcg", "rcg", "ddsperf"}
 
 
-def test_byte_order_mark_and_windows_line_ends() -> None:
+@pytest.mark.fault("Q4")
+def test_byte_order_mark_and_windows_line_ends(fired: Fired) -> None:
     data = b"\xef\xbb\xbf" + SPECIFICATION.replace("\n", "\r\n").encode()
     (experiment,) = read_experiments(data, "file.toml", TOOLS, ["plug-p1"])
     assert experiment.name == "PCG #1"
+    fired("Q4", "read as if they were not there")
 
 
 # ---------------------------------------------------------------- the meaning of values

@@ -9,6 +9,7 @@ import pytest
 from autoperfd.daemon.parse import read_limited
 from autoperfd.errors import ConfigError, Problem
 from autoperfd.tools import TOOLS
+from tests.faults import Fired
 
 BAD = sorted((Path(__file__).parent.parent / "data" / "bad").glob("*.toml"))
 
@@ -28,8 +29,9 @@ def test_there_are_enough_of_them() -> None:
     assert len(BAD) >= 40
 
 
+@pytest.mark.fault("Q1")
 @pytest.mark.parametrize("file", BAD, ids=[file.stem for file in BAD])
-def test_refused_with_every_problem_named(file: Path) -> None:
+def test_refused_with_every_problem_named(file: Path, fired: Fired) -> None:
     with pytest.raises(ConfigError) as caught:
         read_limited(file.read_bytes(), file.name, TOOLS, ["plug-p1"])
     problems = list(caught.value.problems)
@@ -38,6 +40,7 @@ def test_refused_with_every_problem_named(file: Path) -> None:
         assert found, f"nobody named {row}; left are: " + "\n".join(map(str, problems))
         problems.remove(found)
     assert not problems, "not expected: " + "\n".join(map(str, problems))
+    fired("Q1", f"{len(expected(file))} problems")
 
 
 @pytest.mark.parametrize("file", BAD, ids=[file.stem for file in BAD])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autoperfd.core.names import KEYS, parse_name, safe_folder, test_name
 from autoperfd.core.plan import Setting
+from tests.faults import Fired
 
 FULL: dict[str, Setting] = {
     "duration_secs": 600,
@@ -87,6 +88,7 @@ def test_folders_of_other_peoples_results_are_read() -> None:
         assert parse_name(name).keys() >= {"duration_secs", "pub_count", "sub_count"}
 
 
+@pytest.mark.fault("Q7")
 @pytest.mark.parametrize(
     ("name", "folder"),
     [
@@ -101,8 +103,9 @@ def test_folders_of_other_peoples_results_are_read() -> None:
         ("x" * 63 + " y", "x" * 63),
     ],
 )
-def test_folders_are_safe(name: str, folder: str) -> None:
+def test_folders_are_safe(name: str, folder: str, fired: Fired) -> None:
     assert safe_folder(name) == folder
+    fired("Q7", f"{name!r} is {folder!r}")
 
 
 @given(st.text(max_size=200))

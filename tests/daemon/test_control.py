@@ -25,6 +25,7 @@ import autoperfd
 from autoperfd.daemon import control
 from autoperfd.daemon.control import MAX_LINE, Control, Question, Reply, Who, asker, parse_request
 from autoperfd.errors import AutoperfError, Refused
+from tests.faults import Fired
 
 DEADLINE = 10.0
 STATUS = b'{"v":1,"command":"status","args":{}}\n'
@@ -157,14 +158,17 @@ def test_an_error_the_engine_raises_is_a_refusal_too(path: Path) -> None:
 # requests
 
 
+@pytest.mark.fault("L5")
 @pytest.mark.parametrize("version", [b"2", b"0", b'"1"', b"1.0", b"true", b"null", b"[1]"])
-def test_another_version_is_refused_with_both_versions(version: bytes) -> None:
+def test_another_version_is_refused_with_both_versions(version: bytes, fired: Fired) -> None:
     reply = parse_request(b'{"v":' + version + b',"command":"status"}')
     assert isinstance(reply, Reply)
     assert f"autoperfd {autoperfd.__version__} speaks version 1" in reply.error
     assert reply.hint
+    fired("L5", reply.error)
 
 
+@pytest.mark.fault("L1")
 @pytest.mark.parametrize(
     "line",
     [
@@ -182,11 +186,12 @@ def test_another_version_is_refused_with_both_versions(version: bytes) -> None:
         b'{"v":1,"command":"status"',
     ],
 )
-def test_what_is_not_a_command_is_refused(line: bytes) -> None:
+def test_what_is_not_a_command_is_refused(line: bytes, fired: Fired) -> None:
     reply = parse_request(line)
     assert isinstance(reply, Reply)
     assert not reply.ok
     assert reply.error
+    fired("L1", reply.error)
 
 
 @settings(deadline=None, max_examples=500)
@@ -217,9 +222,10 @@ def test_any_object_gives_a_command_or_a_refusal(request_: dict[str, Any]) -> No
 # bad callers
 
 
+@pytest.mark.fault("L1")
 @pytest.mark.usefixtures("served")
 @pytest.mark.parametrize("line", [b"x" * (MAX_LINE + 1), b"x" * 10_000_000])
-def test_a_line_without_end_is_cut_off(path: Path, engine: Engine, line: bytes) -> None:
+def test_a_line_without_end_is_cut_off(path: Path, engine: Engine, line: bytes, fired: Fired) -> None:
     with connect(path) as sock:
         try:
             sock.sendall(line)
@@ -228,19 +234,23 @@ def test_a_line_without_end_is_cut_off(path: Path, engine: Engine, line: bytes) 
         reply = answer(sock)
     assert reply.get("error", "at most").startswith(("a command is at most", "at most"))
     assert not engine.asked
+    fired("L1", f"{len(line)} bytes without a line break")
 
 
+@pytest.mark.fault("L1")
 @pytest.mark.usefixtures("served")
 @pytest.mark.parametrize("part", [b"", b'{"v":1,"comm'])
-def test_a_silent_caller_is_told_and_let_go(path: Path, engine: Engine, part: bytes) -> None:
+def test_a_silent_caller_is_told_and_let_go(path: Path, engine: Engine, part: bytes, fired: Fired) -> None:
     with connect(path) as sock:
         sock.sendall(part)
         assert answer(sock)["error"] == "no whole line came within 0.5 s"
     assert not engine.asked
+    fired("L1", f"{part!r} and nothing more")
 
 
+@pytest.mark.fault("L1")
 @pytest.mark.usefixtures("served")
-def test_a_dripping_caller_has_the_same_time(path: Path) -> None:
+def test_a_dripping_caller_has_the_same_time(path: Path, fired: Fired) -> None:
     began = time.monotonic()
     with connect(path) as sock:
         sock.settimeout(0.05)
@@ -254,29 +264,35 @@ def test_a_dripping_caller_has_the_same_time(path: Path) -> None:
             except (BrokenPipeError, ConnectionResetError):
                 break
     assert 0.4 < time.monotonic() - began < 5
+    fired("L1", f"let go after {time.monotonic() - began:.1f} s")
 
 
+@pytest.mark.fault("L1")
 @pytest.mark.usefixtures("served")
-def test_a_caller_that_does_not_take_its_answer_is_let_go(path: Path, engine: Engine) -> None:
+def test_a_caller_that_does_not_take_its_answer_is_let_go(path: Path, engine: Engine, fired: Fired) -> None:
     engine.reply = Reply(text="x" * 10_000_000)
     with connect(path) as sock:
         sock.sendall(STATUS)
         until(callers, "the caller is served")
         until(lambda: not callers(), "the caller is given up")
         assert answer(sock) == {}
+    fired("L1", "10 MB of answer not taken")
 
 
+@pytest.mark.fault("L2")
 @pytest.mark.usefixtures("served")
-def test_a_caller_that_goes_at_once_harms_nobody(path: Path, engine: Engine) -> None:
+def test_a_caller_that_goes_at_once_harms_nobody(path: Path, engine: Engine, fired: Fired) -> None:
     for _ in range(20):
         with connect(path) as sock:
             sock.sendall(STATUS)
     assert ask(path)["ok"]
     until(lambda: len(engine.asked) == 21, "a whole command counts even when its giver left")
+    fired("L2", "20 callers left before their answer")
 
 
+@pytest.mark.fault("L1")
 @pytest.mark.usefixtures("served")
-def test_a_thousand_silent_callers_keep_nobody_waiting(path: Path) -> None:
+def test_a_thousand_silent_callers_keep_nobody_waiting(path: Path, fired: Fired) -> None:
     silent = [connect(path) for _ in range(1000)]
     began = time.monotonic()
     assert ask(path)["ok"]
@@ -284,6 +300,7 @@ def test_a_thousand_silent_callers_keep_nobody_waiting(path: Path) -> None:
     assert len(callers()) <= 20
     for sock in silent:
         sock.close()
+    fired("L1", f"{len(silent)} silent connections")
 
 
 def test_when_all_places_work_the_next_is_told_so(path: Path) -> None:
@@ -382,7 +399,8 @@ def test_without_the_kernels_list_of_groups_the_group_file_is_asked(
 # the file
 
 
-def test_a_socket_left_by_a_dead_daemon_is_replaced(path: Path, engine: Engine) -> None:
+@pytest.mark.fault("L3")
+def test_a_socket_left_by_a_dead_daemon_is_replaced(path: Path, engine: Engine, fired: Fired) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     server = Control(path, engine, look_secs=0.05)
@@ -392,16 +410,20 @@ def test_a_socket_left_by_a_dead_daemon_is_replaced(path: Path, engine: Engine) 
     finally:
         server.close()
     assert not path.exists()
+    fired("L3", "somebody else's socket lay there")
 
 
+@pytest.mark.fault("L3")
 @pytest.mark.usefixtures("served")
-def test_a_deleted_socket_is_made_again(path: Path) -> None:
+def test_a_deleted_socket_is_made_again(path: Path, fired: Fired) -> None:
     path.unlink()
     until(path.exists, "the socket is there again")
     assert ask(path)["ok"]
+    fired("L3", "it was unlinked")
 
 
-def test_a_folder_that_is_away_for_a_while(tmp_path: Path, engine: Engine) -> None:
+@pytest.mark.fault("L3")
+def test_a_folder_that_is_away_for_a_while(tmp_path: Path, engine: Engine, fired: Fired) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     server = Control(folder / "control.sock", engine, look_secs=0.02)
@@ -413,6 +435,7 @@ def test_a_folder_that_is_away_for_a_while(tmp_path: Path, engine: Engine) -> No
         assert ask(folder / "control.sock")["ok"]
     finally:
         server.close()
+    fired("L3", "its folder was renamed")
 
 
 def test_what_another_daemon_put_there_is_not_removed(path: Path, engine: Engine) -> None:

@@ -91,15 +91,18 @@ def test_a_file_is_accepted_whole_or_not_at_all(rig: Rig) -> None:
     assert rig.engine.intake[0].experiments == ("A", "B") and rig.states() == ["validating", "idle"]
 
 
-def test_folders_are_unique(rig: Rig) -> None:
+@pytest.mark.fault("E6")
+def test_folders_are_unique(rig: Rig, fired: Fired) -> None:
     first, second, third = rig.submit(toml("PCG #1"), toml("PCG 1"), toml("PCG/1"))
     assert [e.row.folder for e in (first, second, third)] == ["PCG_1", "PCG_1-2", "PCG_1-3"]
     assert rig.engine.find("PCG_1-2") is second and rig.engine.find("PCG/1") is third
     with pytest.raises(Refused, match="there is no experiment 'x'") as refused:
         rig.engine.find("x")
     assert refused.value.hint == "Known are: PCG #1, PCG 1, PCG/1"
+    fired("E6", "three names of one folder name")
 
 
+@pytest.mark.fault("Q6")
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -108,15 +111,19 @@ def test_folders_are_unique(rig: Rig) -> None:
         ({"machines": ("10.0.0.1", "10.0.0.9")}, "its machines may change only while it is idle: halt it first"),
     ],
 )
-def test_another_experiment_of_the_same_name_is_refused(rig: Rig, change: dict[str, Any], why: str) -> None:
+def test_another_experiment_of_the_same_name_is_refused(
+    rig: Rig, change: dict[str, Any], why: str, fired: Fired
+) -> None:
     rig.submit(toml())
     before = rig.everything()
     problems = rig.offer(toml(**change), "again.toml")
     assert isinstance(problems, tuple) and why in str(problems[0]) and "'PCG #1'" not in str(problems[0])[:30]
     assert rig.everything() == before
+    fired("Q6", str(problems[0]))
 
 
-def test_dropped_again_the_policy_changes_and_the_rest_goes_on(rig: Rig) -> None:
+@pytest.mark.fault("Q6")
+def test_dropped_again_the_policy_changes_and_the_rest_goes_on(rig: Rig, fired: Fired) -> None:
     rig.submit(toml(retries=2, buffer_secs=60))
     rig.running()
     given = rig.workers.at_work[1]
@@ -130,6 +137,7 @@ def test_dropped_again_the_policy_changes_and_the_rest_goes_on(rig: Rig) -> None
     rig.running()
     order = rig.order()
     assert isinstance(order, m.RunAttempt) and order.deadline_secs == 9
+    fired("Q6", "dropped twice")
 
 
 def test_addresses_may_change_while_it_is_halted(rig: Rig) -> None:
@@ -374,7 +382,8 @@ def test_one_computer_under_two_addresses_is_one_machine(rig: Rig) -> None:
     assert life.state == "running"
 
 
-def test_domains_are_distinct_and_change(tmp_path: Path) -> None:
+@pytest.mark.fault("T10")
+def test_domains_are_distinct_and_change(tmp_path: Path, fired: Fired) -> None:
     rig = Rig(tmp_path, domain_first=5, domain_last=7)
     names = "ABC"
     rig.submit(
@@ -394,6 +403,7 @@ def test_domains_are_distinct_and_change(tmp_path: Path) -> None:
         rig.succeed(1)
         rig.succeed(2)
     rig.stop()
+    fired("T10", "two experiments took turns through three domains")
 
 
 def test_a_uid_is_128_random_bits(rig: Rig) -> None:
@@ -1002,16 +1012,19 @@ def test_a_message_is_sent_until_it_is_delivered(told: Rig) -> None:
     assert len(told.sent) == 2
 
 
-def test_a_message_kept_but_never_sent_goes_out_after_a_restart(told: Rig) -> None:
+@pytest.mark.fault("W7")
+def test_a_message_kept_but_never_sent_goes_out_after_a_restart(told: Rig, fired: Fired) -> None:
     told.submit(toml())
     told.ask("halt", experiment="PCG #1")
     told.sent.clear()
     told.restart()
     told.engine.tick()
     assert len(told.sent) == 1
+    fired("W7", "the engine ended before it was noted as sent")
 
 
-def test_a_receiver_s_wish_to_wait_is_heard(told: Rig) -> None:
+@pytest.mark.fault("W5")
+def test_a_receiver_s_wish_to_wait_is_heard(told: Rig, fired: Fired) -> None:
     told.submit(toml())
     told.ask("halt", experiment="PCG #1")
     told.deliver("failed", "status 429", retry_after=600)
@@ -1019,9 +1032,11 @@ def test_a_receiver_s_wish_to_wait_is_heard(told: Rig) -> None:
     assert len(told.sent) == 1
     told.wait(10 + HOUSEKEEPING_SECS)
     assert len(told.sent) == 2
+    fired("W5", "asked to wait")
 
 
-def test_after_a_day_a_message_is_given_up_and_shown(told: Rig) -> None:
+@pytest.mark.fault("W1")
+def test_after_a_day_a_message_is_given_up_and_shown(told: Rig, fired: Fired) -> None:
     told.submit(toml())
     told.ask("halt", experiment="PCG #1")
     tries = 0
@@ -1033,15 +1048,18 @@ def test_after_a_day_a_message_is_given_up_and_shown(told: Rig) -> None:
     assert 40 < tries < 60 and told.engine.attention == ["a halt message could not be delivered: refused"]
     kept = told.memory.message(told.sent[0].id)
     assert kept is not None and (kept.state, kept.why) == ("dead", "refused")
+    fired("W1", "never taken in 24 h")
 
 
-def test_a_message_nobody_will_ever_take_is_given_up_at_once(told: Rig) -> None:
+@pytest.mark.fault("W4")
+def test_a_message_nobody_will_ever_take_is_given_up_at_once(told: Rig, fired: Fired) -> None:
     told.submit(toml())
     told.ask("halt", experiment="PCG #1")
     told.deliver("dead", "status 404")
     assert told.engine.undelivered() == [] and told.engine.attention == [
         "a halt message could not be delivered: status 404"
     ]
+    fired("W4", "refused for good")
 
 
 def test_a_clock_set_back_delays_no_message(told: Rig) -> None:

@@ -19,6 +19,7 @@ from autoperfd.daemon import exports
 from autoperfd.daemon.exports import Exports, ess_text
 from autoperfd.daemon.store import AttemptRow
 from autoperfd.errors import DiskError
+from tests.faults import Fired
 
 KEYS = ("duration_secs", "use_reliable")
 FIGURES = ("mbps", "lost")
@@ -459,7 +460,8 @@ def test_an_edited_summary_is_kept_aside_too(bench: Bench) -> None:
 # ---------------------------------------------------------------- the disk
 
 
-def test_a_full_disk_is_told_and_mended_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("E4")
+def test_a_full_disk_is_told_and_mended_later(bench: Bench, monkeypatch: pytest.MonkeyPatch, fired: Fired) -> None:
     bench.attempts(3)
     room = 100
     write = os.write
@@ -481,6 +483,7 @@ def test_a_full_disk_is_told_and_mended_later(bench: Bench, monkeypatch: pytest.
     bench.restart()
     with pytest.raises(DiskError):
         bench.update()
+    fired("E4", "three exports failed")
     monkeypatch.setattr(os, "write", write)
     bench.update()
     bench.good()
@@ -494,7 +497,10 @@ def test_a_folder_that_is_gone_is_told(bench: Bench, tmp_path: Path) -> None:
         bench.update()
 
 
-def test_an_edited_copy_that_cannot_be_moved_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("E4")
+def test_an_edited_copy_that_cannot_be_moved_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, fired: Fired
+) -> None:
     bench.attempts(1)
     bench.ess.unlink()
     bench.ess.mkdir()
@@ -505,3 +511,4 @@ def test_an_edited_copy_that_cannot_be_moved_is_told(bench: Bench, monkeypatch: 
     monkeypatch.setattr(Path, "rename", stuck)
     with pytest.raises(DiskError, match="Operation not permitted"):
         bench.update()
+    fired("E4", "the rename was refused")

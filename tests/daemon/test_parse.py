@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tomli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from autoperfd.daemon import parse
 from autoperfd.daemon.parse import MOST_BYTES, Limits, read_limited
 from autoperfd.errors import ConfigError
 from autoperfd.tools import TOOLS
+from tests.faults import Fired
 
 EXAMPLE = (Path(__file__).parents[2] / "etc" / "queue-examples" / "pcg.toml").read_bytes()
 
@@ -43,12 +45,19 @@ def timed(call: object) -> float:
     return time.perf_counter() - start
 
 
+@pytest.mark.fault("P10")
+@pytest.mark.parametrize("data", [b"x = " + b"[" * 100_000, b"x = " + b"{a=" * 50_000])
+def test_what_exhausts_a_stack_is_refused_in_words(data: bytes, fired: Fired) -> None:
+    with pytest.raises(RecursionError):
+        tomli.loads(data.decode())
+    fired("P10", f"tomli itself does not survive {data[:8]!r}…")
+    assert "nested too deeply" in refused(data)
+
+
 @pytest.mark.parametrize(
     "data",
     [
         b"[" * 10_000,
-        b"x = " + b"[" * 100_000,
-        b"x = " + b"{a=" * 50_000,
         b"a" + b".a" * 60_000 + b" = 1",
         b"".join(b"a" + b".a" * 100 + b".b%d = 1\n" % n for n in range(4000)),
         b"".join(b"[a.b%d.c.d]\n" % n for n in range(50_000)),
@@ -75,23 +84,30 @@ def test_too_large_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
 SLOW = b"".join(b"[a%d]\nb.c = 1\n" % n for n in range(60_000))
 
 
-def test_cpu_time_is_limited() -> None:
+@pytest.mark.fault("Q2")
+def test_cpu_time_is_limited(fired: Fired) -> None:
     start = time.perf_counter()
     words = refused(SLOW, Limits(cpu_secs=0))
     assert "more than 0 s of CPU time" in words
     assert time.perf_counter() - start < 10
+    fired("Q2", words)
 
 
-def test_memory_is_limited() -> None:
+@pytest.mark.fault("Q2")
+def test_memory_is_limited(fired: Fired) -> None:
     words = refused(SLOW, Limits(memory_bytes=48 * 1024 * 1024))
     assert "memory" in words or "status" in words
+    fired("Q2", words)
 
 
 def test_wall_time_is_limited() -> None:
     assert "more than 0.001 s" in refused(SLOW, Limits(wall_secs=0.001))
 
 
-def test_a_child_that_dies_is_a_problem_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.fault("Q12")
+def test_a_child_that_dies_is_a_problem_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fired: Fired
+) -> None:
     child = tmp_path / "child.py"
     monkeypatch.setattr(parse, "_CHILD", child)
     for code, words in (
@@ -103,6 +119,18 @@ def test_a_child_that_dies_is_a_problem_of_the_file(monkeypatch: pytest.MonkeyPa
     ):
         child.write_text(code)
         assert words in refused(EXAMPLE)
+        fired("Q12", words)
+
+
+NOT_TEXT = [b"\xff", "x = '\u202egpj'".encode(), "x = '\u200b'".encode(), b"x = '\0'", "x\u2028y = 1".encode()]
+
+
+@pytest.mark.fault("Q4")
+@pytest.mark.parametrize("line", NOT_TEXT)
+def test_characters_that_hide_something_are_refused_and_shown_harmlessly(line: bytes, fired: Fired) -> None:
+    words = refused(EXAMPLE + b"\n" + line + b"\n")
+    assert all(said.isprintable() for said in words.splitlines())
+    fired("Q4", f"{line!r}: {words}")
 
 
 @given(st.binary(max_size=300) | st.text(max_size=100).map(lambda text: b"experiments = " + text.encode()))

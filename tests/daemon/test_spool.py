@@ -636,7 +636,7 @@ def test_no_torn_or_mixed_file_is_taken_in_any_race(live: Place, monkeypatch: py
             edited[f"edited{n}.toml"] = os.open(live.drop(f".edited{n}", whole(f"edited {n}")), os.O_WRONLY)
             (live.folder / f".edited{n}").rename(live.folder / f"edited{n}.toml")
     while edited:
-        assert engine.wait_for(lambda: edited.keys() & set(engine.files))
+        assert engine.wait_for(lambda: bool(edited.keys() & set(engine.files)))
         for name in edited.keys() & set(engine.files):
             os.write(edited[name], b"too late")
             os.close(edited.pop(name))
