@@ -175,6 +175,7 @@ class Step:
     reschedule: bool = False
     row: Row | None = None
     note: str = ""  # a sentence for the history, where the event has none of its own
+    code: str = ""  # of the note
     asides: list[tuple[str, str, str]] = field(default_factory=list)  # (test, event, sentence) about other tests
 
 
@@ -1035,6 +1036,8 @@ def advance(life: Life, event: m.Event) -> Step:
     step.taken, step.after = True, life.state
     if step.after != before:
         life.since = event.wall
+        if step.after == "halted":
+            step.note, step.code = life.reason, life.code
     if step.row.asks:
         life.ticket += 1
         step.replaces_work = True

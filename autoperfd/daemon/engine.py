@@ -722,7 +722,11 @@ class Engine:
 def _note(event: m.Event, step: Step) -> str:
     """What the history says of a step."""
     told = event.result if isinstance(event, m.Failed | m.Succeeded) else event
-    return coded(getattr(told, "code", ""), step.note or getattr(told, "reason", ""))
+    reason = step.note or getattr(told, "reason", "")
+    who = getattr(event, "who", "")
+    if not reason and who:
+        reason = f"by {who}"
+    return coded(step.code or getattr(told, "code", ""), reason)
 
 
 def _decided(rows: Sequence[AttemptRow]) -> dict[str, list[AttemptRow]]:
