@@ -403,7 +403,10 @@ class Life:
         return self._next_rung(_event(data, m.Due).now)[0] == "power"
 
     def patience_used_up(self, data: Any) -> bool:
-        return self._away_for(_event(data, m.Unreachable).now) >= self.tuning.patience_secs
+        event = _event(data, m.Unreachable)
+        if self._away_for(event.now) < self.tuning.patience_secs:
+            return False
+        return not self._next_rung(event.now, _ill(event))[0]  # while a restart may help, nobody is called
 
     def machine_at_fault(self, _: Any) -> bool:
         return self.probing
@@ -640,7 +643,7 @@ class Life:
         self._leave_rung()
         if isinstance(event, m.Unreachable):
             self.reason, self.code = event.reason, event.code
-            self.ill = dict(event.ill) or {event.machine: event.code}
+            self.ill = _ill(event)
             self.pings += event.pings
             self.ssh_checks += event.ssh_checks
 
@@ -689,7 +692,7 @@ class Life:
     def blame_away(self, data: Any) -> None:
         event = _event(data, m.Unreachable)
         away = self._away_for(event.now)
-        ill = dict(event.ill) or {event.machine: event.code}
+        ill = _ill(event)
         reason = f"{event.reason} (no answer for {away:.0f} s)"
         everyone = len(ill) > 1 and len(ill) == len(self.experiment.machines) and {*ill.values()} <= SILENT
         if everyone:
@@ -858,8 +861,9 @@ class Life:
         machines = tuple(x for x in self.experiment.machines if not self.rung or x.name in self.climbing)
         return machines, {x.name: self.boot_ids[x.name] for x in machines if x.name in self.boot_ids}
 
-    def _next_rung(self, now: float) -> tuple[str, list[str]]:
+    def _next_rung(self, now: float, ill: Mapping[str, str] | None = None) -> tuple[str, list[str]]:
         """The lowest rung that is left to try, and the machines to try it on; ("", []) for none."""
+        ill = self.ill if ill is None else ill
         if self.experiment.policy.reboot == "never" or self._away_for(now) < self.tuning.restart_after_secs:
             return "", []
         if self._attempt_may_run(now):
@@ -867,7 +871,7 @@ class Life:
         wanted: dict[str, list[str]] = {}
         for machine in self.experiment.machines:
             left = RUNGS[self.rungs.get(machine.name, 0) :]
-            can = [rung for rung in rungs_for(self.ill.get(machine.name, "?")) if rung in left]
+            can = [rung for rung in rungs_for(ill.get(machine.name, "?")) if rung in left]
             if not machine.power_cycle:
                 can = [rung for rung in can if rung != "power"]
             if machine.name not in self.boot_ids:  # nothing would prove a reboot
@@ -982,6 +986,11 @@ class Life:
     @staticmethod
     def _who(event: m.Event) -> str:
         return getattr(event, "who", "") or "somebody"
+
+
+def _ill(event: m.Unreachable) -> dict[str, str]:
+    """Machine -> code of every machine that was not fit."""
+    return dict(event.ill) or {event.machine: event.code}
 
 
 def _event(data: Any, kind: type[E]) -> E:

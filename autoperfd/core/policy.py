@@ -45,7 +45,17 @@ RUNGS = ("soft", "forced", "power")
 """The ladder for a machine that is ill: asked to reboot, made to reboot, its power cycled."""
 
 SILENT = frozenset(
-    {"PING", "NO_ANSWER", "SSH_SILENT", "SSH_REFUSED", "SSH_NO_BANNER", "SSH_HANG", "SSH_LOST", "LINK_LOST"}
+    {
+        "PING",
+        "NO_ANSWER",
+        "MACHINE_GONE",
+        "SSH_SILENT",
+        "SSH_REFUSED",
+        "SSH_NO_BANNER",
+        "SSH_HANG",
+        "SSH_LOST",
+        "LINK_LOST",
+    }
 )
 """Codes of machines that no command reaches: only the power switch does."""
 

@@ -1017,6 +1017,24 @@ def patience_ends_on_the_ladder_too() -> None:
     assert (b.life.cause, b.life.code) == ("machine", "SHELL_HANG") and b.facts()["code"] == "SHELL_HANG"
 
 
+@scenario
+def nobody_is_called_while_a_restart_may_help() -> None:
+    b = Bench(2, Tuning(restart_after_secs=20, patience_secs=30), switches=("p2",), reboot="failure")
+    b.schedule()
+    b.validated()
+    b.succeed()
+    b.away(secs=0, p1="MACHINE_TAKEN")
+    b.due(secs=29)
+    b.away(secs=2, p2="SSH_NO_BANNER")  # ill for a moment only, but patience is used up
+    at(b, "backing-off", m.Wait)
+    b.due(secs=0)
+    at(b, "backing-off", m.PowerCycle)
+    b.not_cycled()
+    b.due(secs=0)
+    b.away(secs=0, p2="SSH_NO_BANNER")
+    at(b, "halted", m.SlowProbe)
+
+
 # ---------------------------------------------------------------- machines that come and go
 
 
