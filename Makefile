@@ -2,6 +2,7 @@
 # make test     every test this computer can run; what it cannot run is named with the reason
 # make check    format, lint, types and the fast tests
 # make bench    one table: our speed beside that of other programs
+# make soak-syscalls strike every system call of the installed daemon; ranges add up: FROM=0 COUNT=100
 # make soak-sim live through 50,000 seeds of faults on virtual time; ranges add up: FROM=50000 COUNT=1000
 # make mutants  a table of deliberate bugs and of the layers of tests that catch each
 # make install  for systemd; DESTDIR and PREFIX as usual; make uninstall leaves settings and results alone
@@ -142,4 +143,4 @@ uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
 
-.PHONY: help venv lint check test soak-sim mutants demo bench diagram faults clean install-venv install settle uninstall
+.PHONY: help venv lint check test soak-sim soak-syscalls mutants demo bench diagram faults clean install-venv install settle uninstall

@@ -12,6 +12,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -73,7 +74,8 @@ def build(
         partial.replace(target)
         sync_folder(target.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise DiskError.of(f"cannot write the archive {target}", error) from error
     return hashing.sha256.hexdigest(), hashing.size
 

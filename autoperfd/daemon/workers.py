@@ -254,6 +254,7 @@ class _Task:
             if not self.folder.is_dir():
                 raise DiskError(f"the results folder {self.folder} is gone", code="RESULTS_MISSING")
             make_folder(staging)
+            _clear(path for path in data.glob(".attempt-*.partial") if path != staging)
             kept = self._kept(target, order.uid)
             if kept is None:
                 outcome = self._fleet.attempt(
@@ -263,19 +264,22 @@ class _Task:
                     cancelled=self.cancelled,
                 )
                 kept = self._judge(order, outcome, staging, target)
-            shutil.rmtree(staging, ignore_errors=True)
+            _clear([staging])
         except HalfStarted as error:
             return m.HalfStarted(reason=error.sentence())
         except StartFailed as error:
             return m.Failed(result=never_began("wont-start", error, self._look).result)
         except FetchFailed as error:
             return m.Failed(result=never_began("no-data", error, self._look).result)
-        except DiskError as error:
-            if error.code in ("DISK_FULL", "RESULTS_MISSING"):
-                return m.LowDisk(reason=error.sentence(), code=error.code)  # the attempt stays open, its files there
-            reason = error.sentence()
+        except DiskError as found:
+            # Moved away while the attempt ran: whatever could not be written, that is why.
+            gone = DiskError(f"the results folder {self.folder} is gone", code="RESULTS_MISSING")
+            wrong = found if self.folder.is_dir() else gone
+            if wrong.code in ("DISK_FULL", "RESULTS_MISSING"):
+                return m.LowDisk(reason=wrong.sentence(), code=wrong.code)  # the attempt stays open, its files there
+            reason = wrong.sentence()
             return m.Failed(
-                result=m.AttemptResult(end_status="interrupted", blame="controller", code=error.code, reason=reason)
+                result=m.AttemptResult(end_status="interrupted", blame="controller", code=wrong.code, reason=reason)
             )
         return m.Succeeded(result=kept) if kept.end_status in KEPT else m.Failed(result=kept)
 
@@ -322,6 +326,17 @@ class _Task:
     def _about(machine: Machine, order: m.RunAttempt) -> dict[str, object]:
         fields = {key: value for key, value in asdict(machine).items() if key != "ssh_key_path"}
         return {**fields, "facts": dict(order.facts.get(machine.name, {}))}
+
+
+def _clear(paths: Iterable[Path]) -> None:
+    """Remove what attempts brought over that have ended. One call that fails must not leave it there for good."""
+    for path in paths:
+        for _ in range(2):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
 
 def _json(value: object) -> bytes:

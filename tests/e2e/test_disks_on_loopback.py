@@ -1,0 +1,108 @@
+"""The daemon as a process on a state folder of a disk of its own, small enough to be filled for real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from autoperfd.lab.loopback import LoopbackLab
+from tests.e2e.support import LiveDaemon, experiment_toml
+from tests.e2e.test_on_loopback import machines
+from tests.faults import Fired
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system, which needs root")
+
+TESTS = """duration_secs = [3]
+datalen_bytes = [100, 200, 300]
+pub_count = [1]
+sub_count = [1]
+latency_count = [10]
+"""
+Start = Callable[[str], LiveDaemon]
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, loopback_lab: LoopbackLab) -> Iterator[Start]:
+    """`on_disk(options)` starts a daemon whose state lies on a tmpfs with these mount options."""
+    state = tmp_path / "state"
+    state.mkdir()
+    started: list[LiveDaemon] = []
+
+    def start(options: str) -> LiveDaemon:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "autoperfd-test", state], check=True, timeout=10)
+        daemon = LiveDaemon(tmp_path, more="[results]\ndisk_reserve_mb = 4")
+        started.append(daemon)
+        daemon.start()
+        daemon.trust(loopback_lab.machines)
+        daemon.drop("a.toml", experiment_toml("small", TESTS, machines(loopback_lab), reboot="never"))
+        daemon.until(lambda: daemon.experiment("small").get("current"), "a test runs")
+        return daemon
+
+    yield start
+    for daemon in started:
+        daemon.stop()
+    subprocess.run(["umount", "--lazy", state], check=bool(started), timeout=10)
+
+
+def finish(daemon: LiveDaemon) -> None:
+    """The experiment goes on by itself to its end, with one verdict a test and nothing lost."""
+    daemon.await_outcome("small", secs=60)
+    rows = daemon.ess("small")
+    assert len({row["test_name"] for row in rows if row["end_status"] == "success"}) == 3, daemon.text()
+    assert [row["blame"] for row in rows if row["blame"] == "test"] == []
+    assert daemon.verify("small") == []
+
+
+@pytest.mark.fault("D2", "D3")
+def test_a_disk_that_fills_up_halts_and_goes_on_when_there_is_room(on_disk: Start, fired: Fired) -> None:
+    """Filled to the last byte while a test runs: its result cannot be written, and is there when there is room."""
+    daemon = on_disk("size=24m")
+    ballast = daemon.state / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"\0" * 65536) == 65536:
+            pass
+    assert os.statvfs(daemon.state).f_bavail == 0
+    halted = daemon.await_state("small", "halted", 60)
+    assert (halted["halted_cause"], halted["failed"]) == ("disk", 0), halted
+    for row in ("D2", "D3"):
+        fired(row, halted["halted_reason"])
+    ballast.unlink()
+    finish(daemon)
+
+
+@pytest.mark.fault("D4")
+def test_a_disk_without_inodes_says_so(on_disk: Start, fired: Fired) -> None:
+    daemon = on_disk("size=64m,nr_inodes=700")
+    many = daemon.state / "many"
+    many.mkdir()
+    with suppress(OSError):
+        for number in range(1000):
+            (many / str(number)).touch()
+    assert os.statvfs(daemon.state).f_favail == 0
+    for path in list(many.iterdir())[:20]:  # the result of the running test still fits
+        path.unlink()
+    halted = daemon.await_state("small", "halted", 60)
+    assert halted["halted_cause"] == "disk" and "inodes" in halted["halted_reason"], halted
+    fired("D4", halted["halted_reason"])
+    for path in many.iterdir():
+        path.unlink()
+    finish(daemon)
+
+
+@pytest.mark.fault("D15")
+def test_results_that_are_moved_away_are_missed(on_disk: Start, fired: Fired) -> None:
+    daemon = on_disk("size=64m")
+    there, elsewhere = daemon.state / "results/small", daemon.state / "elsewhere"
+    there.rename(elsewhere)
+    halted = daemon.await_state("small", "halted", 60)
+    assert halted["halted_cause"] == "controller" and str(there) in halted["halted_reason"], halted
+    assert not there.exists(), "an empty folder in its place would hide that it is gone"
+    fired("D15", halted["halted_reason"])
+    elsewhere.rename(there)
+    assert daemon.ask("resume", experiment="small")["ok"]
+    finish(daemon)
