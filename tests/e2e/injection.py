@@ -20,13 +20,13 @@ from threading import Event
 CALLS = {  # what one attempt's cycle does to the controller's files, and how often its busiest thread does it
     "pwrite64": 60,
     "fdatasync": 16,
-    "fsync": 5,
+    "fsync": 4,
     "renameat": 3,
     "rename": 1,
     "mkdir": 2,
     "ftruncate": 3,
     "unlinkat": 6,
-    "write": 12,
+    "write": 10,
     "openat": 15,
 }
 SLOW_SECS = 20  # of a call with the fault SLOW

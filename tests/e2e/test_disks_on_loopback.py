@@ -34,7 +34,8 @@ def on_disk(tmp_path: Path, loopback_lab: LoopbackLab) -> Iterator[Start]:
     started: list[LiveDaemon] = []
 
     def start(options: str) -> LiveDaemon:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "autoperfd-test", state], check=True, timeout=10)
+        argv = ["mount", "-t", "tmpfs", "-o", f"mode=0750,{options}", "autoperfd-test", str(state)]
+        subprocess.run(argv, check=True, timeout=10)
         daemon = LiveDaemon(tmp_path, more="[results]\ndisk_reserve_mb = 4")
         started.append(daemon)
         daemon.start()

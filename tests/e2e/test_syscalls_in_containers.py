@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from autoperfd.daemon.refuge import NOTE
 from autoperfd.lab.container import ContainerLab
 from autoperfd.rehearsal import invariants
 from tests.e2e.containers import QUICK_RESTARTS, InstalledDaemon, experiment
@@ -84,7 +85,7 @@ class Rounds:
 def test_every_struck_call_is_survived(container_lab: ContainerLab, tmp_path: Path, fired: Fired) -> None:
     daemon = InstalledDaemon(container_lab)
     daemon.drop_in(QUICK_RESTARTS)
-    daemon.start()
+    daemon.start(results={"disk_reserve_mb": 64, "memory_probe_secs": 0.2})
     rounds = Rounds(daemon, container_lab)
     daemon.trust(*(experiment("t", TESTS, machines, "pub sub") for machines in rounds.pairs.values()))
     struck: Counter[str] = Counter()
@@ -109,12 +110,13 @@ def test_every_struck_call_is_survived(container_lab: ContainerLab, tmp_path: Pa
                 fired(row, f"{point}: {seen}")
         else:
             passed_over.append(point)
-        daemon.until(daemon.answers, f"the daemon is back after {point}", 60)
+        daemon.until(partial(is_back, daemon), f"the daemon is back after {point}", 60)
+        (daemon.runtime / NOTE).unlink(missing_ok=True)  # the next fault is no relapse of this one, which would wait
     rounds.finish()
     daemon.systemctl("stop")
     print(f"points {FROM} to {FROM + len(points) - 1}: {dict(struck)}, passed over {passed_over}, {dict(rounds.halts)}")
     assert sum(struck.values()) >= 0.9 * len(points), passed_over
-    assert min(struck[fault] for fault in FAULTS) >= COUNT // 15, struck
+    assert len(points) < 100 or min(struck[fault] for fault in FAULTS) >= len(points) // 15, struck
 
     assert {name: daemon.verify(name) for name in rounds.names} == {name: [] for name in rounds.names}
     for path in daemon.state.glob("autoperf.db*"):
@@ -127,6 +129,11 @@ def test_every_struck_call_is_survived(container_lab: ContainerLab, tmp_path: Pa
     assert set(tests.values()) == {20}
     left = [str(path) for path in Path(daemon.state, "results").rglob(".*")]
     assert left == []
+
+
+def is_back(daemon: InstalledDaemon) -> bool:
+    """Whether it answers and works, and is not in refuge from its memory."""
+    return daemon.answers() and "in refuge" not in daemon.property("StatusText")
 
 
 @pytest.mark.timeout(300)
