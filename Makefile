@@ -112,6 +112,8 @@ install: install-venv
 	install -d $(TARGET)/bin $(TARGET)/lib/systemd/system $(TARGET)/share/doc/autoperfd/examples
 	ln -sf $(LIB)/bin/autoperfd $(LIB)/bin/autoperfctl $(TARGET)/bin/
 	sed 's|/usr/|$(PREFIX)/|; s|^ExecPaths=|&$(filter-out /usr,$(PREFIX)) |' systemd/autoperfd.service >$(TARGET)/lib/systemd/system/autoperfd.service
+	sed 's|/usr/|$(PREFIX)/|' systemd/autoperfd-failed.service >$(TARGET)/lib/systemd/system/autoperfd-failed.service
+	install -m 755 systemd/autoperfd-failed $(DESTDIR)$(LIB)/autoperfd-failed
 	install -D -m 644 systemd/autoperfd.sysusers.conf $(TARGET)/lib/sysusers.d/autoperfd.conf
 	install -D -m 644 systemd/autoperfd.tmpfiles.conf $(TARGET)/lib/tmpfiles.d/autoperfd.conf
 	install -D -m 644 systemd/autoperfd.sysctl.conf $(TARGET)/lib/sysctl.d/60-autoperfd.conf
@@ -137,7 +139,8 @@ settle:
 uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl --quiet disable --now autoperfd || true; fi
 	rm -rf $(DESTDIR)$(LIB) $(TARGET)/share/doc/autoperfd
-	rm -f $(TARGET)/bin/autoperfd $(TARGET)/bin/autoperfctl $(TARGET)/lib/systemd/system/autoperfd.service
+	rm -f $(TARGET)/bin/autoperfd $(TARGET)/bin/autoperfctl
+	rm -f $(TARGET)/lib/systemd/system/autoperfd.service $(TARGET)/lib/systemd/system/autoperfd-failed.service
 	rm -f $(TARGET)/lib/sysusers.d/autoperfd.conf $(TARGET)/lib/tmpfiles.d/autoperfd.conf
 	rm -f $(TARGET)/lib/sysctl.d/60-autoperfd.conf
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

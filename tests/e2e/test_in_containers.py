@@ -26,6 +26,7 @@ from tests.e2e.containers import (
     root_of,
     starts,
 )
+from tests.faults import Fired
 
 pytestmark = pytest.mark.timeout(400)
 MOST_EXPOSURE = 1.5
@@ -566,3 +567,36 @@ def test_a_silent_link_is_noticed_and_the_test_goes_on(daemon: InstalledDaemon, 
     assert (row["end_status"], row["attempt_number"]) == ("success", "1"), daemon.text()
     assert daemon.verify("silent") == []
     assert daemon.archive("silent", row).json("evidence.json")["found"] in ("adopted", "finished")
+
+
+@pytest.mark.fault("S2")
+def test_a_restart_loop_ends_and_is_told_once(
+    daemon: InstalledDaemon, container_lab: ContainerLab, fired: Fired
+) -> None:
+    """The daemon cannot even start, so people are told by somebody else."""
+    receiver = container_lab.recorder()
+    container_lab.copy_to("controller", "/etc/credstore/autoperf.webhook_url", f"{receiver.url}/hook\n", 0o600)
+    container_lab.copy_to("controller", "/etc/credstore/autoperf.webhook_secret", "lab secret\n", 0o600)
+    container_lab.copy_to("controller", "/etc/autoperf/autoperfd.toml", "[webhook]\nallow_http = true\n")
+    broken = "import os\nos._exit(70)\n"
+    where = daemon.controller.run(
+        "find /usr/lib/autoperfd -path '*autoperfd/daemon/main.py'", check=True
+    ).stdout.strip()
+    whole = daemon.controller.run(["cat", where], check=True).stdout
+    container_lab.copy_to("controller", where, broken)
+    daemon.drop_in("[Service]\nRestartSec=100ms\n")
+    daemon.controller.run("systemctl start --no-block autoperfd", check=True)
+    (request,) = receiver.wait(1)
+    daemon.until(lambda: daemon.property("ActiveState") == "failed", "systemd has given up", 10)
+    assert int(daemon.property("NRestarts")) >= 4
+    fired("S2", f"{daemon.property('NRestarts')} restarts, then {daemon.property('Result')}")
+    told = request.json()
+    assert (told["kind"], told["code"], told["controller"]) == ("failed", "RESTART_LOOP", "controller")
+    assert "systemctl start autoperfd" in told["text"]
+    stamp = request.headers["x-autoperf-timestamp"]
+    assert request.headers["x-autoperf-signature-256"] == signed(b"lab secret", stamp, request.body)
+    container_lab.copy_to("controller", where, whole)
+    daemon.controller.run("systemctl reset-failed autoperfd", check=True)
+    daemon.start()
+    daemon.until(daemon.answers, "it answers again")
+    assert len(receiver.requests) == 1
