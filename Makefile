@@ -64,6 +64,11 @@ COUNT ?= 50000
 soak-sim: venv
 	@$(BIN)/python -m autoperfd.rehearsal soak --from $(FROM) --count $(COUNT)
 
+# Each range of points in a container lab of its own; COUNT beyond the last point ends there.
+soak-syscalls: venv
+	@AUTOPERF_REQUIRE_CONTAINER=1 AUTOPERF_POINTS=$(FROM):$(COUNT) $(BIN)/pytest --quiet -s \
+	    tests/e2e/test_syscalls_in_containers.py -k struck
+
 mutants: venv
 	@$(BIN)/python -m tests.rehearsal
 

@@ -80,7 +80,7 @@ class Rounds:
         return bool(found.get("outcome") == "finished")
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.fault("P1", "P2", "D2", "D5", "D7")
 def test_every_struck_call_is_survived(container_lab: ContainerLab, tmp_path: Path, fired: Fired) -> None:
     daemon = InstalledDaemon(container_lab)
