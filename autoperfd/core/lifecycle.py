@@ -628,6 +628,7 @@ class Life:
             self.step.changes.append(entry)
             self._drop_current()
         self._leave_rung()
+        self.quiet = self.outage_told = False
         self.outcome, self.cause, self.code = "cancelled", "", ""
         self.reason = f"cancelled by {self._who(_event(data, m.Event))}"
 
@@ -728,7 +729,7 @@ class Life:
         self._halt("operator", f"halted by {self._who(_event(data, m.Event))}")
 
     def take_over(self, data: Any) -> None:
-        self.cause, self.code, self.probing = "operator", "", False
+        self.cause, self.code, self.probing, self.outage_told = "operator", "", False, False
         self.reason = f"halted by {self._who(_event(data, m.Event))}; before: {self.reason}"
 
     def blame_disk(self, data: Any) -> None:

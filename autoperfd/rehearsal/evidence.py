@@ -65,7 +65,8 @@ class Committed:
 class Did:
     """Something that happened on a machine.
 
-    `verb`: probed (and found fit), prepared, started, "ended by …", swept, "told to reboot, …", power cut, booted.
+    `verb`: probed (and found fit), prepared, started, "ended by …", swept, wiped, "told to reboot, …", power cut,
+    booted.
     """
 
     machine: str

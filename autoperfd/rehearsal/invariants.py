@@ -205,7 +205,8 @@ def results_are_of_the_open_attempt(evidence: Evidence) -> Iterator[str]:
 def one_attempt_a_machine(evidence: Evidence) -> Iterator[str]:
     """At most one attempt is alive on a machine, and none starts there twice.
 
-    Only one whose start nobody had confirmed may start again, when all that was known of it went with a boot.
+    Only one whose start nobody had confirmed may start again, when all that was known of it went with a boot or the
+    machine's files.
     """
     alive: dict[str, set[str]] = {}
     started: dict[tuple[str, str], str] = {}
@@ -226,6 +227,8 @@ def one_attempt_a_machine(evidence: Evidence) -> Iterator[str]:
                 yield f"{entry.uid} started twice on {entry.machine}"
             started[key] = entry.boot
             here.add(entry.uid)
+        elif entry.verb == "wiped":
+            started[key] = ""
         elif entry.verb.startswith("ended by"):
             here.discard(entry.uid)
     if evidence.ended:

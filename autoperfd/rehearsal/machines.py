@@ -224,6 +224,7 @@ class VirtualMachine:
         for uid, folder in list(self.folders.items()):
             if not folder.processes:
                 del self.folders[uid]
+                self._report(self.name, "wiped", uid, self.boot_id)
 
     # ------------------------------------------------------------ the launcher's verbs
 

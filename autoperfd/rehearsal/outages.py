@@ -16,7 +16,7 @@ from autoperfd.rehearsal.evidence import Asked, Committed, Did, Evidence, Twice,
 
 LIFE_BYTES = 64 * 1024
 HOUR = 3600.0
-STEPS_AN_HOUR = 4000
+STEPS_AN_HOUR = 800
 """Steps of one experiment in an hour in which no test gets its verdict and nobody asks for anything."""
 FORGIVING = ("resume", "answered", "room")  # events that leave a halt
 ASKED_FOR = ("accepted", "halt", "resume", "skip", "retry", "cancel", "redropped")
@@ -108,6 +108,7 @@ class _Suspects:
     def __init__(self) -> None:
         self.charged: set[str] = set()
         self.given_back: set[str] = set()  # once for each budget
+        self.latest = ""  # the test whose latest attempt an outage may have spoilt
         self.first: set[str] = set()  # given back, and to be tried before any other
         self.current = ""
 
@@ -169,14 +170,16 @@ def _taken_up(known: _Suspects, change: m.Change, back: set[str]) -> Iterator[st
         case m.AttemptClosed(test=test, result=result):
             if result.end_status in KEPT:
                 known.charged.clear()
-            elif result.blame == "test" and result.end_status in SUSPICIOUS and test not in known.given_back:
+            known.latest = ""
+            if result.blame == "test" and result.end_status in SUSPICIOUS and test not in known.given_back:
                 known.charged.add(test)
+                known.latest = test
         case m.TestDecided(test=test, status=status):
             known.first.discard(test)
             if known.current == test:
                 known.current = ""
-            if status in ("skipped", "crashed-daemon"):
-                known.charged.discard(test)
+            if status in ("skipped", "crashed-daemon") or known.latest != test:
+                known.charged.discard(test)  # it was given up by what no outage does
         case m.Requeued(test=test, refunded=refunded):
             if test in back:
                 known.first.add(test)
@@ -263,7 +266,7 @@ def halts_are_told_once(evidence: Evidence) -> Iterator[str]:
         if len(halts) != len(rows) and not any(w.state in ("sent", "dead") for w in rows):
             yield f"{len(rows)} messages tell of {len(halts)} halts ({', '.join(step.note for step in halts)})"
         for step in steps(writes):
-            if step.before == "halted" != step.after:
+            if step.before == "halted" and (step.after != "halted" or step.event == "halt"):
                 out.pop(step.experiment, None)
         for step, row in zip(halts, rows, strict=False):
             everyone, merged = bool(json.loads(row.facts).get("everyone")), row.state == "merged"

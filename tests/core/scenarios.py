@@ -1362,6 +1362,19 @@ def a_result_that_never_fits_needs_a_person() -> None:
 
 
 @scenario
+def an_outage_is_not_told_any_more_by_what_a_person_stopped() -> None:
+    """The next experiment that meets it tells people itself."""
+    for way in ("halt", "cancel"):
+        b = Bench(2, IMPATIENT)
+        b.schedule()
+        b.away()
+        at(b, "halted")
+        b.life.outage_told = True
+        getattr(b, way)()
+        assert b.step.taken and not b.life.outage_told
+
+
+@scenario
 def archives_are_measured() -> None:
     b = Bench(3)
     for size in (100, 300, 200):
