@@ -3,6 +3,8 @@
 # make check    format, lint, types and the fast tests
 # make bench    one table: our speed beside that of other programs
 # make soak-syscalls strike every system call of the installed daemon; ranges add up: FROM=0 COUNT=100
+# make soak     1,000 seeded faults in the container lab; ranges add up: FROM=1020 COUNT=600
+# make recovery measure how long it takes until work goes on after a crash, a reboot, a power cut
 # make soak-sim live through 50,000 seeds of faults on virtual time; ranges add up: FROM=50000 COUNT=1000
 # make mutants  a table of deliberate bugs and of the layers of tests that catch each
 # make install  for systemd; DESTDIR and PREFIX as usual; make uninstall leaves settings and results alone
@@ -71,6 +73,15 @@ soak-syscalls: venv
 
 mutants: venv
 	@$(BIN)/python -m tests.rehearsal
+
+# What was done is in .soak and is not done again; remove it to begin anew.
+soak: venv
+	@.ci/need $(CONTAINER)
+	@$(BIN)/python -m tests.e2e.soak --from $(FROM) $(if $(filter file,$(origin COUNT)),,--count $(COUNT))
+
+recovery: venv
+	@.ci/need $(CONTAINER)
+	@$(BIN)/python -m tests.e2e.recovery
 
 demo: venv
 	@.ci/need $(LOOPBACK) $(if $(filter ddsperf,$(TOOL)),$(DDSPERF))
@@ -151,4 +162,4 @@ uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
 
-.PHONY: help venv lint check test soak-sim soak-syscalls mutants demo bench diagram faults clean install-venv install settle uninstall
+.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench diagram faults clean install-venv install settle uninstall
