@@ -724,7 +724,7 @@ def _note(event: m.Event, step: Step) -> str:
     told = event.result if isinstance(event, m.Failed | m.Succeeded) else event
     reason = step.note or getattr(told, "reason", "")
     who = getattr(event, "who", "")
-    if not reason and who:
+    if not reason and who and not step.asides:  # else it is about other tests, whose lines say it
         reason = f"by {who}"
     return coded(step.code or getattr(told, "code", ""), reason)
 
