@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -146,6 +147,16 @@ class InstalledDaemon(Daemon):
             return bool(self.ask("status")["ok"])
         except (OSError, ValueError):
             return False
+
+    def listens(self) -> bool:
+        """Whether somebody listens at its socket; the file itself outlives the daemon that made it."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(1)
+            try:
+                sock.connect(str(self.runtime / "control.sock"))
+            except OSError:
+                return False
+        return True
 
     def pid(self) -> int:
         """The daemon's pid as this computer knows it; 0 when there is none."""
@@ -321,7 +332,7 @@ class Marksman:
         self.daemon.until(self.daemon.pid, "systemd started the daemon again")
         self._pause.wait(self._random.uniform(0.0, 0.2))
         with self._frozen() as pid:
-            if pid and not (self.daemon.runtime / "control.sock").exists():
+            if pid and not self.daemon.listens():
                 os.kill(pid, signal.SIGKILL)
                 self.starts_hit += 1
 
