@@ -102,6 +102,10 @@ class Bout:
         self.daemon.until(lambda: self.rows(test), f"an attempt of {test} has ended", secs)
         return next(row for row in self.daemon.ess(self.name) if row["test_name"] == test)
 
+    def running_for(self) -> float:
+        """Seconds since the running attempt was opened; 0 without one."""
+        return float((self.daemon.experiment(self.name).get("current") or {}).get("running_for", 0.0))
+
     def _current(self) -> str:
         return str((self.daemon.experiment(self.name).get("current") or {}).get("test", ""))
 
@@ -292,8 +296,9 @@ def test_machines_that_fail_in_every_way(daemon: InstalledDaemon, container_lab:
     )
     fired("M1", f"noticed after {took:.1f} s: {row['reason']}")
 
-    # It comes back under another address, which the name then has.
+    # It comes back under another address, which the name then has. The participants must have met by then.
     test = bout.await_test()
+    daemon.until(lambda: bout.running_for() > 1.2, "the attempt is well under way")
     elsewhere = f"{p2.ip.rpartition('.')[0]}.77"
     netns.ip(p2.netns, f"address del {p2.ip}/24 dev host0", f"address add {elsewhere}/24 dev host0")
     bout.await_loss(test, 25)
