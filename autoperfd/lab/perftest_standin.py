@@ -1907,7 +1907,7 @@ def misbehave_at_start(quirks: dict[str, str]) -> None:
 
 def main(arguments: list[str], environment: dict[str, str]) -> int:
     """Perftest's main. Returns the exit status."""
-    for number in (signal.SIGINT, signal.SIGPIPE):
+    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)  # Perftest handles no signal; Python would
     lab = Lab(environment)
     helping = "-help" in arguments or "-h" in arguments

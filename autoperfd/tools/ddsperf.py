@@ -33,6 +33,7 @@ from autoperfd.tools.judging import (
     collect,
     colon,
     end_is_known,
+    ended_by_signal,
     executable_started,
     figures,
     found,
@@ -264,7 +265,7 @@ def _end(plan: Plan, one: Left) -> Iterator[Finding]:
         reason = f"{one.name} could not start{colon(last_line(one.evidence.stderr) or said)}"
         yield one.found("wont-start", "NOT_STARTED", reason)
     elif status > 127:
-        yield one.found("crashed", "CRASHED", f"{one.name} was ended by signal {status - 128}")
+        yield ended_by_signal(one.evidence, status - 128)
     elif status not in (126, 127):
         yield one.found("crashed", "CRASHED", f"{one.name} ended with exit status {status}{colon(said)}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -172,6 +173,14 @@ def executable_started(evidence: Evidence) -> Finding | None:
         f"(exit status {status}){colon(printable(said) or first_line(evidence.stderr))}"
     )
     return found("wont-start", "WONT_START", reason, evidence, machine=True)
+
+
+def ended_by_signal(evidence: Evidence, number: int) -> Finding:
+    """What it means that a signal ended it; one that floods a file is ended by the launcher's limit on its size."""
+    reason = f"{evidence.name} was ended by signal {number}"
+    if number == signal.SIGXFSZ:
+        return found("crashed", "TOO_LARGE", f"{reason}: it wrote more into one file than max_file_mb allows", evidence)
+    return found("crashed", "CRASHED", reason, evidence)
 
 
 def streams_are_there(evidence: Evidence) -> Finding | None:

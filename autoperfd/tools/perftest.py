@@ -35,6 +35,7 @@ from autoperfd.tools.judging import (
     collect,
     colon,
     end_is_known,
+    ended_by_signal,
     executable_started,
     figures,
     first_line,
@@ -400,7 +401,7 @@ def _failed(one: Left, status: int) -> Finding:
     licence = next((line for line in _all_lines(one) if LICENCE.search(line)), "")
     refused = next((line for line in stderr.lines() if OPTION_ERROR.search(line)), "")
     if status >= 128 and status != 255:
-        return one.found("crashed", "CRASHED", f"{one.name} was ended by signal {status - 128}")
+        return ended_by_signal(one.evidence, status - 128)
     if licence:
         reason = f"Perftest finds no valid licence on {one.participant.machine}: {printable(licence)}"
         return one.found("wont-start", "LICENCE", reason, machine=True)

@@ -139,6 +139,8 @@ CASES = [
     Case("crashed", "crashed", "CRASHED", "sub_0", "signal 11", ends={"sub_0": {"exit": None, "signal": 11}}),
     Case("crashed as a shell says it", "crashed", "CRASHED", "sub_0", "signal 8",
          ends={"sub_0": {"exit": 136, "signal": None}}),
+    Case("ended by the limit on its files", "crashed", "TOO_LARGE", "sub_0", "max_file_mb",
+         ends={"sub_0": {"exit": None, "signal": 25}}),
     Case("255 in mid-test", "crashed", "CRASHED", "pub_0", "exit status 255",
          files={"pub_0.stderr": PUB_IN_DATA}, ends={"pub_0": {"exit": 255}}),
     Case("a crash explains a hang", "crashed", "CRASHED", "pub_0", "signal 6",
@@ -222,6 +224,7 @@ ROWS = {  # of the fault model, by what must be said
     "COUNTS_DISAGREE": "T7",
     "one side has nothing": "T7",
     "crashed": "T2",
+    "TOO_LARGE": "T8",
     "LICENCE": "T13",
     "WONT_START": "T13",
 }
