@@ -7,6 +7,7 @@ one experiment runs on; what counts as recovered is written beside it. One threa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import statistics
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from autoperfd.lab.container import ContainerLab, missing
 from autoperfd.lab.machines import until
@@ -40,15 +42,18 @@ class Bench:
     daemon: StormyDaemon
     figures: dict[str, list[float]] = field(default_factory=dict)
 
+    def found(self) -> dict[str, Any]:
+        """The experiment as the daemon tells of it; {} when nobody answers."""
+        with contextlib.suppress(OSError, ValueError):
+            return self.daemon.experiment("endless")
+        return {}
+
     def running(self) -> str:
         """Wait until an attempt is under way and confirmed; its test."""
         seen: list[str] = []
 
         def runs() -> bool:
-            try:
-                found = self.daemon.experiment("endless")
-            except (OSError, ValueError):
-                return False
+            found = self.found()
             if found.get("state") == "running" and found["current"] and found["current"]["running_for"] > 1.0:
                 seen.append(f"{found['current']['test']} {found['current']['attempt']}")
                 return True
@@ -59,11 +64,12 @@ class Bench:
 
     def goes_on(self) -> bool:
         """Whether the daemon answers and has an attempt under way."""
-        try:
-            found = self.daemon.experiment("endless")
-        except (OSError, ValueError):
-            return False
+        found = self.found()
         return bool(found.get("state") == "running" and found["current"])
+
+    def backs_off(self) -> bool:
+        """Whether the daemon knows that a machine is away."""
+        return self.found().get("state") == "backing-off"
 
     def measure(self, what: str, strike: Callable[[], None], recovered: Callable[[], bool], secs: float = 120) -> None:
         """Strike, and take the time until it has recovered."""
@@ -76,24 +82,22 @@ class Bench:
 
 def crash(bench: Bench) -> None:
     """SIGKILL of the daemon -> it answers and is back at the running attempt."""
-    bench.running()
-    pid = bench.daemon.pid()
-
-    def back() -> bool:
-        return bench.daemon.pid() not in (0, pid) and bench.goes_on()
-
-    bench.measure("the daemon crashes", lambda: os.kill(pid, signal.SIGKILL), back)
+    _strike(bench, "the daemon crashes", signal.SIGKILL)
 
 
 def hang(bench: Bench) -> None:
     """SIGSTOP of the daemon -> systemd's watchdog (30 s) ends it, it answers and is back at work."""
+    _strike(bench, "the daemon hangs", signal.SIGSTOP)
+
+
+def _strike(bench: Bench, what: str, number: signal.Signals) -> None:
     bench.running()
     pid = bench.daemon.pid()
 
     def back() -> bool:
         return bench.daemon.pid() not in (0, pid) and bench.goes_on()
 
-    bench.measure("the daemon hangs", lambda: os.kill(pid, signal.SIGSTOP), back)
+    bench.measure(what, lambda: os.kill(pid, number), back)
 
 
 def controller(bench: Bench) -> None:
@@ -116,10 +120,7 @@ def machine(bench: Bench) -> None:
     first = bench.lab.machines[0].name
 
     def next_runs() -> bool:
-        try:
-            found = bench.daemon.experiment("endless")
-        except (OSError, ValueError):
-            return False
+        found = bench.found()
         current = found.get("current")
         return bool(current and f"{current['test']} {current['attempt']}" != now and found["state"] == "running")
 
@@ -131,10 +132,7 @@ def power(bench: Bench) -> None:
     bench.running()
     name = bench.lab.machines[1].name
 
-    def known() -> bool:
-        return str(bench.daemon.experiment("endless").get("state")) == "backing-off"
-
-    bench.measure("a machine loses its power: noticed", lambda: bench.lab.kill(name), known)
+    bench.measure("a machine loses its power: noticed", lambda: bench.lab.kill(name), bench.backs_off)
     bench.lab.boot(name)
 
 
@@ -143,10 +141,7 @@ def silence(bench: Bench) -> None:
     bench.running()
     name = bench.lab.machines[1].name
 
-    def known() -> bool:
-        return str(bench.daemon.experiment("endless").get("state")) == "backing-off"
-
-    bench.measure("a link falls silent: noticed", lambda: bench.lab.drop("controller", name), known)
+    bench.measure("a link falls silent: noticed", lambda: bench.lab.drop("controller", name), bench.backs_off)
     bench.lab.heal()
 
 
