@@ -48,6 +48,15 @@ def take(ask: Ask, state: Path, scratch: Path) -> Copy:
         return Copy(target, state / "results", live=False)
 
 
+def take_from_folder(down: DaemonDown, state: Path, scratch: Path) -> Copy:
+    """The same where `down` has told already that no daemon runs."""
+
+    def nobody(command: str, args: dict[str, object]) -> dict[str, object]:
+        raise down
+
+    return take(nobody, state, scratch)
+
+
 def _from_daemon(ask: Ask, target: Path) -> Copy:
     for left in reversed(range(_TRIES)):
         data = ask("copy", {}).get("data")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoperfd.ctl import copies
-from autoperfd.daemon.views import escaped
+from autoperfd.daemon.views import count, escaped
 from autoperfd.errors import AutoperfError, DaemonDown
 
 SHOWN = 20  # rows of the table: the latest
@@ -56,8 +56,8 @@ def report(results: Results) -> str:
     folder = results.folder
     lines = [
         f"{results.experiment}: {folder}",
-        f"  ess.csv      {_count(results.attempts, 'attempt')}",
-        f"  summary.csv  {_count(results.kept, 'test')} with complete data",
+        f"  ess.csv      {count(results.attempts, 'attempt')}",
+        f"  summary.csv  {count(results.kept, 'test')} with complete data",
         "  data/        an archive an attempt: what was started, what was printed, what was measured",
     ]
     if results.rows:
@@ -91,11 +91,7 @@ def _place(name: str, ask: copies.Ask, state: Path, scratch: Path) -> tuple[str,
         return str(shown["experiment"]["name"]), Path(str(shown["folder"]))
     except DaemonDown as error:
         down = error
-
-    def nobody(command: str, args: dict[str, object]) -> dict[str, object]:
-        raise down
-
-    copy = copies.take(nobody, state, scratch)
+    copy = copies.take_from_folder(down, state, scratch)
     try:
         with closing(sqlite3.connect(copy.memory)) as db:
             known = db.execute("SELECT name, folder FROM experiments ORDER BY id").fetchall()
@@ -132,7 +128,3 @@ def _figure(row: dict[str, str], column: str, title: str, decimals: int) -> str:
         return f"{float(row[column]):.{decimals}f}"
     except (ValueError, KeyError):
         return "-"
-
-
-def _count(n: int, word: str) -> str:
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"

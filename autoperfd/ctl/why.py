@@ -32,12 +32,8 @@ def when_down(options: argparse.Namespace, state: Path, down: DaemonDown) -> int
 
 def read(state: Path, test: str, experiment: str | None, down: DaemonDown) -> story.Story:
     """The story of a test. Raises DaemonDown, AutoperfError."""
-
-    def nobody(command: str, args: dict[str, object]) -> dict[str, object]:
-        raise down
-
     with tempfile.TemporaryDirectory(prefix="autoperfctl-") as scratch:
-        copy = copies.take(nobody, state, Path(scratch))
+        copy = copies.take_from_folder(down, state, Path(scratch))
         try:
             with closing(sqlite3.connect(copy.memory)) as db:
                 db.row_factory = sqlite3.Row

@@ -351,8 +351,8 @@ class Engine:
                 if key in taken:
                     reason = f"{name} is the same computer as {taken[key]} of {other.row.name}, which uses it now"
                     return m.Unreachable(machine=name, reason=reason, code="MACHINE_TAKEN")
-        low = self._low_disk(entry)
-        if low is not None and not entry.life.uid:
+        low = None if entry.life.uid else self._low_disk(entry)
+        if low is not None:
             return low
         uid = f"{self.rng.getrandbits(128):032x}"
         return replace(event, uid=uid, domain=self._domain(entry.life))

@@ -31,7 +31,7 @@ def replace(path: Path, data: bytes | Iterable[bytes], mode: int = 0o640) -> Non
     try:
         folder = open_folder(path.parent)
     except OSError as error:
-        raise _disk_error(f"cannot write {path}", error) from error
+        raise DiskError.of(f"cannot write {path}", error) from error
     try:
         replace_in(folder, path.name, data, mode)
     finally:
@@ -56,7 +56,7 @@ def replace_in(folder: int, name: str, data: bytes | Iterable[bytes], mode: int 
     except OSError as error:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
-        raise _disk_error(f"cannot write {name}", error) from error
+        raise DiskError.of(f"cannot write {name}", error) from error
 
 
 def make_folder(path: Path, mode: int = 0o750) -> None:
@@ -75,7 +75,7 @@ def make_folder(path: Path, mode: int = 0o750) -> None:
             folder.mkdir(mode, exist_ok=True)
             sync_folder(folder.parent)
     except OSError as error:
-        raise _disk_error(f"cannot make the folder {path}", error) from error
+        raise DiskError.of(f"cannot make the folder {path}", error) from error
 
 
 def move_in(source: int, name: str, target: int, new: str) -> None:
@@ -123,7 +123,7 @@ def sync_folder(path: Path) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise _disk_error(f"cannot make {path} durable", error) from error
+        raise DiskError.of(f"cannot make {path} durable", error) from error
 
 
 def remove_leftovers(folder: int) -> None:
@@ -143,7 +143,3 @@ def remove_leftovers_of(path: Path) -> None:
             remove_leftovers(folder)
         finally:
             os.close(folder)
-
-
-def _disk_error(what: str, error: OSError) -> DiskError:
-    return DiskError.of(what, error)

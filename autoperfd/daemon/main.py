@@ -38,7 +38,7 @@ from autoperfd.daemon.pins import PinBook
 from autoperfd.daemon.pulse import Pulse
 from autoperfd.daemon.space import Reserve, measure
 from autoperfd.daemon.spool import Drop, Spool
-from autoperfd.daemon.store import SNAPSHOT, AttemptRow, OutboxRow, SaveMeta, Store, open_store, release_lock, take_lock
+from autoperfd.daemon.store import AttemptRow, OutboxRow, SaveMeta, Store, open_store, release_lock, take_lock
 from autoperfd.daemon.workers import Workers
 from autoperfd.errors import (
     AlreadyRunning,
@@ -438,7 +438,7 @@ class Daemon:
         view = condition.status(engine)
         self._snapshot_data = views.snapshot(view)
         try:
-            files.replace(self.settings.state / SNAPSHOT, self._snapshot_data)
+            files.replace(self.settings.state / place.SNAPSHOT, self._snapshot_data)
         except AutoperfError as error:
             log.warning("%s", error.sentence())
         return views.summary(view.experiments, view.hold)

@@ -28,7 +28,7 @@ from autoperfd.daemon import files, notify, place, views
 from autoperfd.daemon.control import Reply, Who
 from autoperfd.daemon.pulse import Pulse
 from autoperfd.daemon.store import OutboxRow
-from autoperfd.errors import AlreadyRunning, AutoperfError, NewerMemory
+from autoperfd.errors import DISK_CODES, AlreadyRunning, AutoperfError, NewerMemory
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,6 @@ MOST_SECS = 900.0
 EVERYTHING = "every experiment"
 _PROBE_BYTES = 1 << 20  # what the memory may need to grow by in one commit, and more
 _READS = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
-_BY_ERRNO = {
-    errno.ENOSPC: "DISK_FULL",
-    errno.EDQUOT: "DISK_FULL",
-    errno.EROFS: "DISK_READONLY",
-    errno.EIO: "DISK_IO",
-}
 _TODO = {
     "DISK_FULL": "Make room on the disk of {state}.",
     "DISK_READONLY": "Make the file system of {state} writable again; `dmesg` says why it is not.",
@@ -90,8 +84,8 @@ def code_of(error: BaseException, state: Path) -> str:
     """The stable code of what keeps the memory from being used, from the error below the sentence."""
     here: BaseException | None = error
     while here is not None:
-        if isinstance(here, OSError) and here.errno in _BY_ERRNO:
-            return _BY_ERRNO[here.errno]
+        if isinstance(here, OSError) and here.errno in DISK_CODES:
+            return DISK_CODES[here.errno]
         if isinstance(here, sqlite3.Error):
             return _code_of_sqlite(getattr(here, "sqlite_errorcode", 0), state)
         here = here.__cause__

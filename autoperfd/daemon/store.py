@@ -25,7 +25,6 @@ import autoperfd
 from autoperfd.core import messages as m
 from autoperfd.core.plan import Plan
 from autoperfd.daemon import files, place
-from autoperfd.daemon.place import SNAPSHOT as SNAPSHOT
 from autoperfd.errors import AlreadyRunning, NewerMemory, StoreError
 
 MIGRATIONS: tuple[str, ...] = (

@@ -17,7 +17,7 @@ from typing import Any
 from autoperfd.core.policy import BLAMELESS_BUDGET, KEPT, todo
 from autoperfd.core.text import coded
 from autoperfd.daemon.proof import details
-from autoperfd.daemon.views import WIDTH, duration, escaped, iso
+from autoperfd.daemon.views import WIDTH, count, duration, escaped, iso
 
 _MOST_WAITS = 5  # steps of waiting for a machine in a row that are told one by one
 _INDENT = " " * 12
@@ -156,7 +156,7 @@ def budget(story: Story) -> str:
     current = story.life.get("test") == story.test
     charged = story.life.get("charged", 0) if current else story.queued.charged if story.queued else 0
     left = max(0, allowed - charged)
-    text = f"{charged} of {_count(allowed, 'attempt')} are charged to the test, {left} left"
+    text = f"{charged} of {count(allowed, 'attempt')} are charged to the test, {left} left"
     lost = story.life.get("blameless", 0) if current else 0
     return f"{text}; {lost} of {BLAMELESS_BUDGET} lost by somebody else's fault" if lost else text
 
@@ -225,7 +225,7 @@ def _few(waits: list[Moment]) -> list[Moment]:
         return waits
     hidden = waits[2:-2]
     looks = sum(moment.event == "unreachable" for moment in hidden)
-    text = f"({_count(looks, 'further look')} in {duration(hidden[-1].at - hidden[0].at)})"
+    text = f"({count(looks, 'further look')} in {duration(hidden[-1].at - hidden[0].at)})"
     return [*waits[:2], Moment(hidden[0].at, "waiting", text), *waits[-2:]]
 
 
@@ -368,12 +368,8 @@ def _wrap(text: str, first: str, then: str) -> list[str]:
     return textwrap.wrap(escaped(text), WIDTH, initial_indent=first, subsequent_indent=then, break_on_hyphens=False)
 
 
-def _count(n: int, word: str) -> str:
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"
-
-
 def _when(before: int) -> str:
-    return f"after at most {_count(before, 'other test')}" if before else "as the next test"
+    return f"after at most {count(before, 'other test')}" if before else "as the next test"
 
 
 def _stopped(sentence: str) -> str:

@@ -397,7 +397,7 @@ def _experiment(e: ExperimentView, now: float) -> list[str]:
         lines += _wrapped(f"  halted    by {e.halted_cause or 'the daemon'}: {e.halted_reason}", " " * 12)
     if e.failures_in_a_row:
         limit = f"; halts at {e.failures_allowed}" if e.failures_allowed and e.state != "halted" else ""
-        lines.append(f"  in a row  {_count(e.failures_in_a_row, 'test')} given up{limit}")
+        lines.append(f"  in a row  {count(e.failures_in_a_row, 'test')} given up{limit}")
     if e.machines:
         lines += _machines(e.machines, now)
     return lines
@@ -420,7 +420,7 @@ def _machines(machines: Sequence[MachineView], now: float) -> list[str]:
     parts = []
     if well:
         few = len(well) <= _MOST_MACHINES
-        parts.append(f"{', '.join(m.name for m in well) if few else _count(len(well), 'machine')} ok")
+        parts.append(f"{', '.join(m.name for m in well) if few else count(len(well), 'machine')} ok")
     parts += [f"{m.name} ({m.address}) {m.state}{_because(m, now)}" for m in ill[:_MOST_MACHINES]]
     if len(ill) > _MOST_MACHINES:
         parts.append(f"{len(ill) - _MOST_MACHINES} more not well: autoperfctl list")
@@ -471,7 +471,8 @@ def _of(e: ExperimentView) -> str:
     return f"{e.tests_done} of {e.tests_total}" if e.tests_total is not None else f"{e.tests_done}"
 
 
-def _count(n: int, word: str) -> str:
+def count(n: int, word: str) -> str:
+    """A number and what it counts, in the plural where need be."""
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 

@@ -253,7 +253,7 @@ class _Task:
         staging = data / f".attempt-{order.number}.partial"
         try:
             if not self.folder.is_dir():
-                raise DiskError(f"the results folder {self.folder} is gone", code="RESULTS_MISSING")
+                raise self._gone()
             make_folder(staging)
             _clear(path for path in data.glob(".attempt-*.partial") if path != staging)
             kept = self._kept(target, order.uid)
@@ -274,8 +274,7 @@ class _Task:
             return m.Failed(result=never_began("no-data", error, self._look).result)
         except DiskError as found:
             # Moved away while the attempt ran: whatever could not be written, that is why.
-            gone = DiskError(f"the results folder {self.folder} is gone", code="RESULTS_MISSING")
-            wrong = found if self.folder.is_dir() else gone
+            wrong = found if self.folder.is_dir() else self._gone()
             if wrong.code in ("DISK_FULL", "RESULTS_MISSING"):
                 return m.LowDisk(reason=wrong.sentence(), code=wrong.code)  # the attempt stays open, its files there
             reason = wrong.sentence()
@@ -283,6 +282,9 @@ class _Task:
                 result=m.AttemptResult(end_status="interrupted", blame="controller", code=wrong.code, reason=reason)
             )
         return m.Succeeded(result=kept) if kept.end_status in KEPT else m.Failed(result=kept)
+
+    def _gone(self) -> DiskError:
+        return DiskError(f"the results folder {self.folder} is gone", code="RESULTS_MISSING")
 
     def _judge(self, order: m.RunAttempt, outcome: Outcome, staging: Path, target: Path) -> m.AttemptResult:
         boots = {name: facts.get("boot_id", "") for name, facts in order.facts.items()}

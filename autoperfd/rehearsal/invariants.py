@@ -14,17 +14,7 @@ from collections.abc import Callable, Iterator
 from autoperfd.core import messages as m
 from autoperfd.core.policy import BLAMELESS_BUDGET, KEPT
 from autoperfd.daemon.store import Happened, OutboxRow, SaveHistory
-from autoperfd.rehearsal.evidence import Asked as Asked
-from autoperfd.rehearsal.evidence import Committed as Committed
-from autoperfd.rehearsal.evidence import Did as Did
-from autoperfd.rehearsal.evidence import Evidence as Evidence
-from autoperfd.rehearsal.evidence import Limits as Limits
-from autoperfd.rehearsal.evidence import Memory as Memory
-from autoperfd.rehearsal.evidence import Recorded as Recorded
-from autoperfd.rehearsal.evidence import Twice as Twice
-from autoperfd.rehearsal.evidence import Woke as Woke
-from autoperfd.rehearsal.evidence import commits, happened, steps
-from autoperfd.rehearsal.evidence import read_memory as read_memory
+from autoperfd.rehearsal.evidence import Committed, Did, Evidence, commits, happened, steps
 from autoperfd.rehearsal.outages import (
     FORGIVING,
     a_long_sleep_is_noticed,

@@ -33,7 +33,7 @@ from autoperfd.daemon.space import Space
 from autoperfd.daemon.store import MIGRATIONS, SCHEMA_VERSION, Happened, OutboxRow, SaveHistory, SaveMeta, Store, Write
 from autoperfd.errors import AutoperfError, Problem, StoreError
 from autoperfd.rehearsal.drafts import Draft
-from autoperfd.rehearsal.invariants import (
+from autoperfd.rehearsal.evidence import (
     Asked,
     Committed,
     Did,
@@ -42,9 +42,9 @@ from autoperfd.rehearsal.invariants import (
     Recorded,
     Twice,
     Woke,
-    problems,
     read_memory,
 )
+from autoperfd.rehearsal.invariants import problems
 from autoperfd.rehearsal.machines import VirtualMachine
 from autoperfd.rehearsal.timeline import Timeline
 from autoperfd.rehearsal.workers import Kept, Mischief, Patience, SimWorkers

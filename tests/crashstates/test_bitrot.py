@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from autoperfd.daemon import archive
-from autoperfd.daemon.store import SNAPSHOT, Store, open_store
+from autoperfd.daemon.place import SNAPSHOT
+from autoperfd.daemon.store import Store, open_store
 from autoperfd.errors import AutoperfError
 from tests.crashstates.exploring import scratch
 from tests.crashstates.protocols import CONTENT, dump, write_memory

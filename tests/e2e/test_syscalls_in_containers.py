@@ -19,7 +19,7 @@ import pytest
 
 from autoperfd.daemon.refuge import NOTE
 from autoperfd.lab.container import ContainerLab
-from autoperfd.rehearsal import invariants
+from autoperfd.rehearsal import evidence, invariants
 from tests.e2e.containers import QUICK_RESTARTS, InstalledDaemon, experiment
 from tests.e2e.injection import FAULTS, SLOW_SECS, Injector, Point, every_point
 from tests.faults import Fired
@@ -122,8 +122,8 @@ def test_every_struck_call_is_survived(container_lab: ContainerLab, tmp_path: Pa
     for path in daemon.state.glob("autoperf.db*"):
         shutil.copyfile(path, tmp_path / path.name)
     with contextlib.closing(sqlite3.connect(tmp_path / "autoperf.db")) as db:
-        memory = invariants.read_memory(db)
-    assert invariants.problems(invariants.Evidence(memory)) == []
+        memory = evidence.read_memory(db)
+    assert invariants.problems(evidence.Evidence(memory)) == []
     tests = Counter((test.experiment, test.status) for test in memory.tests)
     assert {key: count for key, count in tests.items() if key[1] != "success"} == {}, tests
     assert set(tests.values()) == {20}

@@ -16,8 +16,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from autoperfd.rehearsal.evidence import Evidence
 from autoperfd.rehearsal.faults import trouble
-from autoperfd.rehearsal.invariants import Evidence, problems
+from autoperfd.rehearsal.invariants import problems
 from tests.core.lives import forget_lives
 from tests.core.scenarios import SCENARIOS
 from tests.rehearsal.mutants import MUTANTS

@@ -19,7 +19,7 @@ from autoperfd.core.settings import DaemonSettings
 from autoperfd.daemon.notify import RETRY_AFTER_CAP_SECS, Message, Outcome
 from autoperfd.daemon.store import AttemptRow, OutboxRow, SaveHistory
 from autoperfd.rehearsal.drafts import Draft
-from autoperfd.rehearsal.invariants import Committed
+from autoperfd.rehearsal.evidence import Committed
 from autoperfd.rehearsal.machines import VirtualMachine
 from autoperfd.rehearsal.world import WALL, Chances, World
 
