@@ -196,6 +196,7 @@ class Life:
         "uid",
         "opened",
         "confirmed",
+        "was_away",
         "reboot_owed",
         "boot_ids",
         "pings",
@@ -257,6 +258,7 @@ class Life:
         self.uid = ""  # the open attempt
         self.opened = 0.0  # wall
         self.confirmed = False
+        self.was_away: dict[str, str] = {}  # machine -> code of an outage while the attempt is open
         self.domain = 0
         self.reboot_owed = experiment.policy.reboot in ("experiment", "test")
         self.boot_ids: dict[str, str] = {}  # the latest known ones
@@ -645,6 +647,8 @@ class Life:
         if isinstance(event, m.Unreachable):
             self.reason, self.code = event.reason, event.code
             self.ill = _ill(event)
+            if self.uid:
+                self.was_away.update((name, code) for name, code in self.ill.items() if is_outage(code))
             self.pings += event.pings
             self.ssh_checks += event.ssh_checks
 
@@ -808,6 +812,7 @@ class Life:
             self.confirmed,
             self.opened,
             self.facts,
+            dict(self.was_away),
         )
 
     def wait_or_cycle(self) -> m.Order:
@@ -899,6 +904,7 @@ class Life:
         )
         self.largest, self.kept_bytes = max(self.largest, result.size), self.kept_bytes + result.size
         self.uid, self.plan, self.confirmed, self.opened, self.attempt_since = "", None, False, 0.0, None
+        self.was_away = {}
         self.reboot_owed = self.reboot_owed or self.experiment.policy.reboot == "test"
 
     def _close_open(

@@ -323,6 +323,7 @@ class RunAttempt(Order):
     confirmed: bool  # every launcher is known to have started: never start again
     opened: float  # wall: when the intent was written
     facts: Mapping[str, Mapping[str, str]]  # machine name -> what validation learned of it
+    was_away: Mapping[str, str] = field(default_factory=dict)  # machine -> code, of outages since it was opened
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ SUSPICIOUS = ("timeout", "no-match", "early-exit", "truncated", "bad-data", "no-
 """End statuses that a machine or a network that goes away can bring about: an outage found later gives them back."""
 
 OUTAGE = frozenset({"PARTITION", "NETWORK_DOWN"})
-"""Codes of failed attempts that a look at the machines right after explained by the network."""
+"""Codes of failed attempts that a look at the machines, or what was seen as they ran, explained by the network."""
 
 RUNGS = ("soft", "forced", "power")
 """The ladder for a machine that is ill: asked to reboot, made to reboot, its power cycled."""
@@ -129,8 +129,13 @@ class Examined:
     disk_full: bool = False
 
 
-def blamed(result: AttemptResult, examined: Mapping[str, Examined]) -> AttemptResult:
-    """The result with the blame that a look at the machines gives it: an outage is nobody's test's fault."""
+def blamed(
+    result: AttemptResult, examined: Mapping[str, Examined], was_away: Mapping[str, str] | None = None
+) -> AttemptResult:
+    """The result with the blame that a look at the machines gives it: an outage is nobody's test's fault.
+
+    `was_away`: machine -> code, of those that could not be reached for a while as it ran; they may be well now.
+    """
     if result.blame != "test" or result.end_status not in SUSPICIOUS:
         return result
     full = [name for name, at in examined.items() if at.disk_full]
@@ -150,6 +155,13 @@ def blamed(result: AttemptResult, examined: Mapping[str, Examined]) -> AttemptRe
         if deaf:
             reason = f"{result.reason}; {name} and {deaf[0]} do not hear each other, though both answer the controller"
             return replace(result, blame="network", machine=name, code="PARTITION", reason=reason)
+    if was_away:
+        names = ", ".join(was_away)
+        reason = f"{result.reason}; {names} could not be reached for a while as it ran"
+        if len(was_away) > 1 and len(was_away) == len(examined):
+            return replace(result, blame="network", machine="", code="NETWORK_DOWN", reason=reason)
+        name, code = next(iter(was_away.items()))
+        return replace(result, blame="machine", machine=name, code=code, reason=f"{reason} ({code})")
     return result
 
 

@@ -41,13 +41,22 @@ class Judged:
 
 
 def judge(
-    tool: Tool, plan: Plan, outcome: Outcome, folder: Path, guards: Guards, boots: Mapping[str, str], look: Look
+    tool: Tool,
+    plan: Plan,
+    outcome: Outcome,
+    folder: Path,
+    guards: Guards,
+    boots: Mapping[str, str],
+    look: Look,
+    was_away: Mapping[str, str] | None = None,
 ) -> Judged:
     """Judge what the attempt left in `folder`.
 
     `boots`: machine -> boot id when it was validated, for machines whose own record of it is lost. `look`: examines
-    the machines, asked only when it failed.
+    the machines, asked only when it failed. `was_away`: machine -> code of outages while it was open, besides those
+    that `outcome` tells of.
     """
+    away = {**outcome.was_away, **(was_away or {})}
     outcome = replace(outcome, boot_before={**_of(boots, plan), **outcome.boot_before})
     verdict = _lost(outcome) or tool.verdict(plan, folder, outcome.records)
     evidence: dict[str, Any] = {
@@ -58,6 +67,7 @@ def judge(
         "clock": dict(outcome.clock),
         "found": outcome.how_found,
         "problems": dict(outcome.problems),
+        "was_away": away,
         "watch": {
             "before": {name: asdict(watch) for name, watch in outcome.watch_before.items()},
             "after": {name: asdict(watch) for name, watch in outcome.watch_after.items()},
@@ -79,7 +89,7 @@ def judge(
         examined = look()
         evidence["examined"] = {name: asdict(examination) for name, examination in examined.items()}
         evidence["last_lines"] = last_lines(plan.participants, outcome.records, folder)
-        result = blamed(result, {name: _examined(name, outcome, seen) for name, seen in examined.items()})
+        result = blamed(result, {name: _examined(name, outcome, seen) for name, seen in examined.items()}, away)
     return Judged(result, evidence)
 
 

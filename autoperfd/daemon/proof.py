@@ -20,7 +20,7 @@ _FOUND = {
     "adopted": "it was found running again after a restart of the daemon",
     "finished": "it had ended when it was found again after a restart of the daemon",
 }
-_MACHINES = ("boot_before", "boot_after", "problems", "examined", "errors")
+_MACHINES = ("boot_before", "boot_after", "problems", "was_away", "examined", "errors")
 _KNOWN = (*_MACHINES, "records", "stagger_secs", "clock", "found", "watch", "undisturbed", "last_lines")
 
 
@@ -115,9 +115,11 @@ def _stood(told: Mapping[str, Any], name: str) -> Iterator[str]:
         deaf = [other for other, heard in hears.items() if heard is False] if isinstance(hears, dict) else []
         if deaf:
             yield f"does not hear {_and(deaf)}"
-    problem = _table(told, "problems").get(name)
+    problem, away = (_table(told, key).get(name) for key in ("problems", "was_away"))
     if problem:
         yield str(problem)
+    if away:
+        yield f"could not be reached for a while as it ran ({away})"
 
 
 def _watched(told: Mapping[str, Any], name: str) -> Iterator[str]:

@@ -288,7 +288,8 @@ class _Task:
 
     def _judge(self, order: m.RunAttempt, outcome: Outcome, staging: Path, target: Path) -> m.AttemptResult:
         boots = {name: facts.get("boot_id", "") for name, facts in order.facts.items()}
-        judged = judge(self.tool, order.plan, outcome, staging, self.workers._guards, boots, self._look)
+        guards = self.workers._guards
+        judged = judge(self.tool, order.plan, outcome, staging, guards, boots, self._look, order.was_away)
         result = judged.result
         about = {
             "uid": order.uid,

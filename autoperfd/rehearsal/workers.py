@@ -409,7 +409,8 @@ class SimWorkers:
         if result.end_status not in KEPT:
             machines = [machine for machine in order.machines if machine.name in order.plan.machines()]
             examined = yield [self._examine(machine, machines) for machine in machines]
-            result = blamed(result, {machine.name: at for machine, at in zip(machines, examined, strict=True)})
+            looks = {machine.name: at for machine, at in zip(machines, examined, strict=True)}
+            result = blamed(result, looks, order.was_away)
         fields = {name: getattr(result, name) for name in m.AttemptResult.__slots__}
         fields.update(archive=path, sha256=f"{order.uid}{order.uid}", size=len(order.uid))
         kept = m.AttemptResult(**fields)

@@ -70,6 +70,7 @@ class Attempt:
         self._publishers: set[str] = set()  # machines whose publishers have not all ended
         self._publishers_failed = False
         self._grace_ends: float | None = None
+        self._was_away: dict[str, str] = {}  # machine -> code, where the link was lost as it ran
 
     def make(self, confirmed: bool, on_started: Callable[[], None]) -> Outcome:
         """See Fleet.attempt."""
@@ -244,6 +245,7 @@ class Attempt:
                     return self._state(machine)  # it should have told by itself long ago
                 if pause is None or away.code == "ABANDONED":
                     raise
+                self._was_away[machine.name] = away.code
                 self._call.stopped.wait(pause)
         raise AssertionError("unreachable")
 
@@ -310,6 +312,7 @@ class Attempt:
             problems=problems,
             watch_before={name: found.watch_before for name, found in ended.items() if found.watch_before},
             watch_after={name: found.watch_after for name, found in ended.items() if found.watch_after},
+            was_away=dict(self._was_away),
         )
 
     def _problem(self, found: Found, fetched: Fetched | None) -> str:

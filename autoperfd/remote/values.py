@@ -115,6 +115,7 @@ class Outcome:
     # machine name -> what was not as it should be there: REMOTE_DISK_FULL, LAUNCHER_LOST, RECORDS_LOST, …
     watch_before: Mapping[str, Watch] = field(default_factory=dict)  # a look at each machine just before the start …
     watch_after: Mapping[str, Watch] = field(default_factory=dict)  # … and when its participants had ended
+    was_away: Mapping[str, str] = field(default_factory=dict)  # machine name -> code, where a lost link came back
 
 
 @dataclass(frozen=True, slots=True)

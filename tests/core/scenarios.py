@@ -1210,6 +1210,29 @@ def an_outage_gives_back_what_tests_were_charged() -> None:
 
 
 @scenario
+def the_open_attempt_knows_of_outages_while_it_ran() -> None:
+    b = Bench(2, memory=True, retries=1)
+    b.run().started()
+    b.away(p1="PING", p2="USER_LOGGED_IN")
+    assert b.life.was_away == {"p1": "PING"}  # who is logged in spoils nothing
+    b.due()
+    b.away(p2="SSH_SILENT")
+    b.due()
+    b.reload()
+    b.validated()
+    at(b, "running", m.RunAttempt)
+    assert isinstance(b.step.order, m.RunAttempt) and b.step.order.was_away == {"p1": "PING", "p2": "SSH_SILENT"}
+    b.fail("timeout", blame="network", code="NETWORK_DOWN")
+    assert (b.life.charged, b.life.was_away) == (0, {})
+    b.due()
+    b.away()
+    assert b.life.was_away == {}  # no attempt is open
+    b.due()
+    b.validated()
+    assert isinstance(b.step.order, m.RunAttempt) and b.step.order.was_away == {}
+
+
+@scenario
 def what_no_outage_did_is_not_given_back() -> None:
     for status in ("crashed",):
         b = Bench(2, retries=0, halt_after_consecutive_failures=9)

@@ -123,6 +123,19 @@ def test_machines_that_do_not_hear_each_other_are_blamed_on_the_network() -> Non
     assert "p1 and p2 do not hear each other" in found.reason
 
 
+@pytest.mark.parametrize("status", SUSPICIOUS)
+def test_an_outage_that_is_over_is_blamed_as_well(status: str) -> None:
+    looks, result = {"p1": WELL, "p2": WELL}, replace(TIMEOUT, end_status=status)
+    found = blamed(result, looks, {"p2": "LINK_LOST"})
+    assert (found.end_status, found.blame, found.machine, found.code) == (status, "machine", "p2", "LINK_LOST")
+    assert found.reason == "it was ended; p2 could not be reached for a while as it ran (LINK_LOST)"
+    found = blamed(result, looks, {"p1": "PING", "p2": "PING"})
+    assert (found.blame, found.machine, found.code) == ("network", "", "NETWORK_DOWN")
+    assert found.reason == "it was ended; p1, p2 could not be reached for a while as it ran"
+    now = {**looks, "p1": Examined(False, "SSH_SILENT")}
+    assert blamed(result, now, {"p2": "LINK_LOST"}).machine == "p1"  # what is wrong now says more
+
+
 def test_a_full_disk_of_a_machine_is_blamed_on_it() -> None:
     found = blamed(replace(TIMEOUT, end_status="truncated"), {"p1": WELL, "p2": replace(WELL, disk_full=True)})
     assert (found.end_status, found.blame, found.machine, found.code) == (
@@ -136,7 +149,7 @@ def test_a_full_disk_of_a_machine_is_blamed_on_it() -> None:
 @pytest.mark.parametrize("status", sorted({*END_STATUSES} - {*SUSPICIOUS}))
 def test_what_no_outage_explains_keeps_its_blame(status: str) -> None:
     result = AttemptResult(end_status=status, blame=BLAME[status], reason="r")
-    assert blamed(result, {"p1": Examined(False, "SSH_SILENT"), "p2": WELL}) == result
+    assert blamed(result, {"p1": Examined(False, "SSH_SILENT"), "p2": WELL}, {"p2": "LINK_LOST"}) == result
 
 
 def test_rungs_are_for_machines_that_a_restart_may_help() -> None:

@@ -58,11 +58,12 @@ def judged(
     verdict: Verdict = FAILED,
     examined: Mapping[str, Examination] = WELL,
     boots: Mapping[str, str] = SAME,
+    was_away: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> Judged:
     found = outcome(**{key: value for key, value in changes.items() if not key.startswith("boot_")})
     found = replace(found, **{key: value for key, value in changes.items() if key.startswith("boot_")})
-    return judge(Fixed(verdict), PLAN, found, folder, Guards(), boots, lambda: examined)
+    return judge(Fixed(verdict), PLAN, found, folder, Guards(), boots, lambda: examined, was_away)
 
 
 LOST: dict[str, Any] = {"problems": {"p2": "RECORDS_LOST"}}
@@ -114,6 +115,16 @@ def test_a_look_may_change_the_blame(tmp_path: Path) -> None:
     assert found.evidence["examined"]["p1"]["hears"] == {"p2": False}
     full = judged(tmp_path, Verdict("truncated"), problems={"p2": "REMOTE_DISK_FULL"}).result
     assert (full.end_status, full.blame, full.code, full.machine) == ("truncated", "machine", "REMOTE_DISK_FULL", "p2")
+
+
+def test_an_outage_that_is_over_is_kept_and_blamed(tmp_path: Path) -> None:
+    found = judged(tmp_path, was_away={"p1": "PING"})
+    assert (found.result.end_status, found.result.blame, found.result.code) == ("timeout", "machine", "PING")
+    assert found.evidence["was_away"] == {"p1": "PING"}
+    seen = outcome(was_away={"p2": "LINK_LOST"})
+    found = judge(Fixed(FAILED), PLAN, seen, tmp_path, Guards(), SAME, lambda: WELL, {"p2": "PING"})
+    assert (found.result.blame, found.result.machine, found.result.code) == ("machine", "p2", "PING")
+    assert judged(tmp_path, Verdict("success"), was_away={"p1": "PING"}).result.end_status == "success"
 
 
 def test_the_last_lines_are_kept_of_those_that_ended_badly_first(tmp_path: Path) -> None:

@@ -173,6 +173,7 @@ RICH: dict[str, Any] = {
     "stagger_secs": 0.1,
     "found": "adopted",
     "problems": {"p2": "LAUNCHER_LOST"},
+    "was_away": {"p1": "SSH_HANG"},
     "examined": {
         "p1": {"pinged": True, "ssh": "ok", "boot_id": "aaaaaaaa-1", "hears": {"p2": False}},
         "p2": {"pinged": False, "ssh": "SSH_SILENT", "boot_id": "", "hears": {}},
@@ -193,7 +194,8 @@ def test_rich_evidence_in_words() -> None:
         "it was found running again after a restart of the daemon",
         "sub_0 on p2: signal 9, stopped at the deadline after 8.0 s",
         "1 participant ended by itself with exit 0",
-        "p1: the same boot before and after, answers pings, SSH well, does not hear p2, logged in: ann pts/0, "
+        "p1: the same boot before and after, answers pings, SSH well, does not hear p2, "
+        "could not be reached for a while as it ran (SSH_HANG), logged in: ann pts/0, "
         "throttled (bits 0x50005), 72 degrees Celsius, 8 new errors on its links",
         "p2: another boot: bbbbbbbb before, cccccccc after, p2: says nothing, answers no ping, "
         "SSH ill (SSH_SILENT), LAUNCHER_LOST",

@@ -206,6 +206,7 @@ def test_reset_connection_in_mid_test_is_opened_again(bench: Bench, fired: Fired
         gate.touch()
         outcome = attempt.join()
         assert isinstance(outcome, Outcome) and by_name(outcome)["pub_0"].exit == 0
+        assert outcome.was_away == {"p1": "LINK_LOST"}
         assert bench.pids(bench.p1, order.uid) == before
 
 
