@@ -79,6 +79,10 @@ class NewerMemory(StoreError):
     """The memory was written by a newer autoperfd; nothing is changed."""
 
 
+class OlderMemory(StoreError):
+    """The results tell of attempts that the memory knows nothing of; nothing is changed."""
+
+
 class AlreadyRunning(AutoperfError):
     """Another daemon holds the lock of the state folder."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import logging
 import os
 import tarfile
 import zlib
@@ -19,7 +20,11 @@ from typing import IO, cast
 from autoperfd.daemon.files import sync_folder
 from autoperfd.errors import DiskError
 
+log = logging.getLogger(__name__)
+
 SUMS = "SHA256SUMS"
+ENDING = ".tar.gz"
+MOST_EARLIER = 1000  # archives of one name
 MOST_BYTES = 1 << 36  # of all members of one of our own archives
 DAMAGED = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
 
@@ -48,6 +53,7 @@ def build(
 ) -> tuple[str, int]:
     """Write the archive durably: the files `names` (name -> sha256) of `folder`, then `texts` as further members.
 
+    An archive that is there already is of another attempt or damaged; it is kept as `attempt-N.earlier.tar.gz`.
     Returns (sha256, size in bytes) of the archive. Raises DiskError.
     """
     partial = target.with_name(f".{target.name}.partial")
@@ -71,13 +77,31 @@ def build(
                 tar.addfile(_info(SUMS, len(listing), mtime), io.BytesIO(listing))
             file.flush()
             os.fsync(file.fileno())
+        _keep_earlier(target)
         partial.replace(target)
         sync_folder(target.parent)
-    except OSError as error:
+    except (OSError, DiskError) as error:
         with suppress(OSError):
             partial.unlink()
+        if isinstance(error, DiskError):
+            raise
         raise DiskError.of(f"cannot write the archive {target}", error) from error
     return hashing.sha256.hexdigest(), hashing.size
+
+
+def _keep_earlier(target: Path) -> None:
+    """Make way for an archive: who put back an older memory, or began anew, still has what was measured before."""
+    if not os.path.lexists(target):
+        return
+    for number in range(1, MOST_EARLIER + 1):
+        again = f"-{number}" if number > 1 else ""
+        aside = target.with_name(f"{target.name.removesuffix(ENDING)}.earlier{again}{ENDING}")
+        if not os.path.lexists(aside):
+            target.rename(aside)
+            sync_folder(target.parent)  # before another file takes its name
+            log.warning("%s was there already, of another attempt or damaged; it is kept as %s", target, aside.name)
+            return
+    raise DiskError(f"cannot keep {target} aside, as {MOST_EARLIER} others were", hint="Move them away")
 
 
 def _info(name: str, size: int, mtime: float) -> tarfile.TarInfo:

@@ -29,7 +29,7 @@ import autoperfd
 from autoperfd.core.config import Experiment
 from autoperfd.core.plan import Machine
 from autoperfd.core.settings import DaemonSettings, read_settings
-from autoperfd.daemon import commands, condition, copies, files, logs, notify, place, refuge, views
+from autoperfd.daemon import behind, commands, condition, copies, files, logs, notify, place, refuge, views
 from autoperfd.daemon.control import Ask, Control, Reply, Who, asker
 from autoperfd.daemon.engine import Delivered, Engine, Offer, Rejected, Stop
 from autoperfd.daemon.imports import read_history
@@ -262,6 +262,7 @@ class Daemon:
             parts = self._assemble(memory, lock, owed)
             undo.callback(_forget, parts.engine)
             parts.engine.load()
+            parts.engine.attention += _gone(parts.engine)
             undo.pop_all()
         return parts
 
@@ -305,6 +306,7 @@ class Daemon:
         loaded = memory.load()
         installation = loaded.meta.get("installation") or secrets.token_hex(8)
         known = {"installation": installation, "started": repr(time.time()), "version": autoperfd.__version__}
+        behind.check(memory, loaded.experiments, s.state)
         memory.commit([*(SaveMeta(key, value) for key, value in known.items()), *owed])
         place.remember(s.state, installation)
         pins = PinBook(s.known_hosts, loaded.pins)
@@ -366,12 +368,13 @@ class Daemon:
         power.get_ready(s.power.values())
         engine.workers = workers
         engine.attention += self.trouble
-        engine.warnings = self._warnings
+        engine.warnings = lambda: self._warnings(engine)
         return Parts(memory, lock, engine, fleet, workers)
 
-    def _warnings(self) -> list[str]:
+    def _warnings(self, engine: Engine) -> list[str]:
         """What is good to know of this process, for `status`."""
-        found = list(place.warnings(self.settings.state))
+        known = {entry.row.folder for entry in engine.entries.values()}
+        found = [*place.warnings(self.settings.state), *behind.strangers(known, engine.results)]
         if self._past is not None and self._past.over_at:
             past, until = self._past, views.clock(self._past.over_at)
             span = f"From {views.clock(past.since)} to {until}"
@@ -532,6 +535,13 @@ def _lock(folder: Path) -> int:
 def _forget(engine: Engine) -> None:
     for entry in list(engine.entries.values()):
         engine.forget(entry)
+
+
+def _gone(engine: Engine) -> list[str]:
+    """Archives of unfinished experiments that are not there any more."""
+    unfinished = [entry.row for entry in engine.entries.values() if entry.life.outcome == "waiting"]
+    found = (behind.gone(engine.store, row, engine.results / row.folder) for row in unfinished)
+    return [sentence for sentence in found if sentence]
 
 
 def _home(state: Path) -> Path:

@@ -90,8 +90,8 @@ def may_begin(folder: Path) -> None:
     if signs:
         raise StoreError(
             f"the memory {folder / MEMORY} is missing, though {signs} tells of an earlier life",
-            hint=f"Restore it from a backup (or mount its disk). To begin anew beside what lies there:"
-            f" `sudo touch {folder / BEGIN_ANEW}`",
+            hint="Mount its disk, or restore the latest backup (one that is too old is told). To begin anew beside what"
+            f" lies there: `sudo touch {folder / BEGIN_ANEW}`",
         )
 
 

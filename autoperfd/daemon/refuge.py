@@ -28,7 +28,7 @@ from autoperfd.daemon import files, notify, place, views
 from autoperfd.daemon.control import Reply, Who
 from autoperfd.daemon.pulse import Pulse
 from autoperfd.daemon.store import OutboxRow
-from autoperfd.errors import DISK_CODES, AlreadyRunning, AutoperfError, NewerMemory
+from autoperfd.errors import DISK_CODES, AlreadyRunning, AutoperfError, NewerMemory, OlderMemory
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,8 @@ def incident_of(error: AutoperfError, settings: DaemonSettings, status: bytes = 
 
 def code_of(error: BaseException, state: Path) -> str:
     """The stable code of what keeps the memory from being used, from the error below the sentence."""
+    if isinstance(error, OlderMemory):
+        return "MEMORY_OLDER"
     here: BaseException | None = error
     while here is not None:
         if isinstance(here, OSError) and here.errno in DISK_CODES:

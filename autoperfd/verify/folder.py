@@ -12,6 +12,7 @@ from autoperfd.verify.findings import Findings
 
 _ASIDE = re.compile(r"(?:ess|summary)\.edited-[0-9TZ-]+\.csv", re.ASCII)
 _OF_ATTEMPT = re.compile(r"\.?attempt-([1-9][0-9]{0,8})(?:\.tar\.gz|\.partial|\.tar\.gz\.partial)", re.ASCII)
+_EARLIER = re.compile(r"attempt-([1-9][0-9]{0,8})\.earlier(?:-[1-9][0-9]{0,8})?\.tar\.gz", re.ASCII)
 _OWN = ("experiment.toml", "ess.csv", "summary.csv", "data")
 _UNFINISHED = ".autoperf-new-"  # begins the names of files that were being written when the power went
 
@@ -48,7 +49,11 @@ def _check_test(db: sqlite3.Connection, kept: Kept, data: Path, test: str, findi
         return [f"data/{test}"]
     strays = []
     for name in sorted(os.listdir(place)):
-        match, file = _OF_ATTEMPT.fullmatch(name), f"data/{test}/{name}"
+        file = f"data/{test}/{name}"
+        if (earlier := _EARLIER.fullmatch(name)) and int(earlier[1]) in rows:
+            findings.note(f"{file} stood there before this memory made that attempt; it was kept aside", file=file)
+            continue
+        match = _OF_ATTEMPT.fullmatch(name)
         row = rows.get(int(match[1])) if match else None
         if row is None or (row["archive"] and file != row["archive"]):
             strays.append(file)

@@ -157,7 +157,22 @@ def an_edited_ess_is_overwritten() -> None:
 @mutant("archives")
 def an_archive_is_written_in_place() -> None:
     real = Path.with_name
+    vars(archive)["_keep_earlier"] = lambda target: None  # it would be the new one itself
     archive.Path.with_name = lambda self, name: self if name.endswith(".partial") else real(self, name)  # type: ignore
+
+
+@mutant("archives")
+def an_earlier_archive_is_overwritten() -> None:
+    vars(archive)["_keep_earlier"] = lambda target: None
+
+
+@mutant("archives")
+def an_earlier_archive_is_kept_without_a_sync() -> None:
+    def keep(target: Path) -> None:
+        if target.exists():
+            target.rename(f"{target}.earlier.tar.gz")
+
+    vars(archive)["_keep_earlier"] = keep
 
 
 def _once_more(fd: int) -> None:

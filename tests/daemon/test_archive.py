@@ -54,6 +54,37 @@ def test_everything_comes_back(built: Path, staging: Path) -> None:
     assert archive.read_text(built, "nothing") is None
 
 
+def test_nothing_is_ever_overwritten(built: Path, staging: Path) -> None:
+    """Whatever stands in the place of a new archive, whatever it is, is there afterwards under another name."""
+    first = built.read_bytes()
+    built.with_name("attempt-1.earlier-2.tar.gz").symlink_to("nowhere")
+    built.write_bytes(b"damaged")
+    make(built, staging)
+    make(built, staging)
+    built.unlink()
+    built.mkdir()
+    make(built, staging)
+    names = ("attempt-1.earlier.tar.gz", "attempt-1.earlier-3.tar.gz", "attempt-1.earlier-4.tar.gz")
+    damaged, good, folder = map(built.with_name, names)
+    assert damaged.read_bytes() == b"damaged" and good.read_bytes() == built.read_bytes() == first and folder.is_dir()
+    assert built.with_name("attempt-1.earlier-2.tar.gz").is_symlink()
+    assert sorted(path.name for path in built.parent.glob("*.tar.gz")) == sorted(
+        [built.name, *names, "attempt-1.earlier-2.tar.gz"]
+    )
+
+
+def test_an_archive_that_cannot_be_kept_aside_stays(
+    built: Path, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "MOST_EARLIER", 2)
+    make(built, staging)
+    make(built, staging)
+    last = built.stat()
+    with pytest.raises(DiskError, match="2 others were"):
+        make(built, staging)
+    assert built.stat() == last and not list(built.parent.glob(".*"))
+
+
 def test_it_says_what_it_is(staging: Path, tmp_path: Path) -> None:
     target = tmp_path / "a.tar.gz"
     sha256, size = make(target, staging)

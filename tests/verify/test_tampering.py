@@ -242,6 +242,11 @@ def stray_partial(state: Path) -> None:
     archive_of(state).with_name(".attempt-1.partial").mkdir()
 
 
+def stray_earlier(state: Path) -> None:
+    """As if it had been kept aside for an attempt that there is not."""
+    shutil.copy(archive_of(state), archive_of(state).with_name("attempt-2.earlier.tar.gz"))
+
+
 def file_gone(state: Path) -> None:
     (results(state) / "experiment.toml").unlink()
 
@@ -277,6 +282,7 @@ FILES: tuple[Tamper, ...] = (
     stray_attempt,
     stray_file,
     stray_partial,
+    stray_earlier,
     file_gone,
     other_values,
     other_order,
