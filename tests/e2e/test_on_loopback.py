@@ -192,7 +192,8 @@ def test_bad_files_are_refused_whole_and_disturb_nobody(daemon: LiveDaemon, loop
             assert any(said.startswith(place) and part in said for said in words.splitlines()), (problem, words)
         assert (rejected / f"bad-{path.name}").exists()
     daemon.await_outcome("good")
-    assert [row["end_status"] for row in daemon.ess("good")] == ["success", "success"]
+    rows = daemon.ess("good")
+    assert [row["end_status"] for row in rows] == ["success", "success"], rows
     assert daemon.verify("good") == []
     assert daemon.process.pid == pid
     assert daemon.process.poll() is None
