@@ -1,6 +1,7 @@
 # make demo     watch an experiment run on two lab machines made on this computer
 # make test     every test this computer can run; what it cannot run is named with the reason
 # make check    format, lint, types and the fast tests
+# make repeat   run the fast tests 20 times and name those that ever fail; TIMES=3 SUITE='lab or container'
 # make bench    one table: our speed beside that of other programs
 # make soak-syscalls strike every system call of the installed daemon; ranges add up: FROM=0 COUNT=100
 # make soak     1,000 seeded faults in the container lab; ranges add up: FROM=1020 COUNT=600
@@ -53,8 +54,9 @@ lint: venv
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+FAST = not lab and not container and not install and not long
 check: lint
-	$(BIN)/pytest --quiet -m 'not lab and not container and not install and not long' $(PYTEST_ARGS)
+	$(BIN)/pytest --quiet -m '$(FAST)' $(PYTEST_ARGS)
 
 test: venv
 	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(if $(filter 0,$(shell id -u)),$(CONTAINER))
@@ -90,6 +92,12 @@ demo: venv
 bench: $(VENV)/.made-bench
 	@.ci/need --go-on $(LOOPBACK) parallel:parallel ansible:ansible-core
 	@$(BIN)/python -m autoperfd.lab.bench
+
+# Whether a test is flaky: the fast suite, or with SUITE='lab or container' the labs', so many times.
+TIMES ?= 20
+SUITE ?= $(FAST)
+repeat: venv
+	@$(BIN)/python .ci/repeat $(TIMES) -m '$(SUITE)' $(PYTEST_ARGS)
 
 # FAULTS.md, from the fault model and the tests marked with its rows; names the rows that no test shows.
 faults: venv
@@ -162,4 +170,4 @@ uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
 
-.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench diagram faults clean install-venv install settle uninstall
+.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench diagram faults repeat clean install-venv install settle uninstall
