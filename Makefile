@@ -27,6 +27,7 @@ PIP_INSTALL = $(DESTDIR)$(LIB)/bin/python $(PIP) --no-compile
 
 LOOPBACK = sshd:openssh-server ssh-keygen:openssh-client
 CONTAINER = systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables git:git strace:strace
+DISKS = mkfs.ext4:e2fsprogs mount:mount
 DDSPERF = ddsperf:cyclonedds-tools
 SHELLS = busybox:busybox mksh:mksh tcsh:tcsh fish:fish
 
@@ -59,7 +60,7 @@ check: lint
 	$(BIN)/pytest --quiet -m '$(FAST)' $(PYTEST_ARGS)
 
 test: venv
-	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(if $(filter 0,$(shell id -u)),$(CONTAINER))
+	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(if $(filter 0,$(shell id -u)),$(CONTAINER) $(DISKS))
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 FROM ?= 0

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from autoperfd.daemon.place import SNAPSHOT
 from autoperfd.lab.loopback import LoopbackLab
+from autoperfd.lab.recorder import Recorder
 from tests.e2e.support import LiveDaemon, experiment_toml
 from tests.e2e.test_on_loopback import machines
 from tests.faults import Fired
@@ -28,26 +30,34 @@ Start = Callable[[str], LiveDaemon]
 
 @pytest.fixture
 def on_disk(tmp_path: Path, loopback_lab: LoopbackLab) -> Iterator[Start]:
-    """`on_disk(options)` starts a daemon whose state lies on a tmpfs with these mount options."""
+    """`on_disk(options)` starts a daemon whose state lies on a tmpfs with these mount options; a test runs."""
     state = tmp_path / "state"
     state.mkdir()
     started: list[LiveDaemon] = []
 
     def start(options: str) -> LiveDaemon:
-        argv = ["mount", "-t", "tmpfs", "-o", f"mode=0750,{options}", "autoperfd-test", str(state)]
-        subprocess.run(argv, check=True, timeout=10)
+        do("mount", "-t", "tmpfs", "-o", f"mode=0750,{options}", "autoperfd-test", str(state))
         daemon = LiveDaemon(tmp_path, more="[results]\ndisk_reserve_mb = 4")
         started.append(daemon)
-        daemon.start()
-        daemon.trust(loopback_lab.machines)
-        daemon.drop("a.toml", experiment_toml("small", TESTS, machines(loopback_lab), reboot="never"))
-        daemon.until(lambda: daemon.experiment("small").get("current"), "a test runs")
+        begin(daemon, loopback_lab)
         return daemon
 
     yield start
     for daemon in started:
         daemon.stop()
     subprocess.run(["umount", "--lazy", state], check=bool(started), timeout=10)
+
+
+def do(*argv: str) -> None:
+    subprocess.run(argv, check=True, timeout=10)
+
+
+def begin(daemon: LiveDaemon, lab: LoopbackLab) -> None:
+    """Until a test runs."""
+    daemon.start()
+    daemon.trust(lab.machines)
+    daemon.drop("a.toml", experiment_toml("small", TESTS, machines(lab), reboot="never"))
+    daemon.until(lambda: daemon.experiment("small").get("current"), "a test runs")
 
 
 def finish(daemon: LiveDaemon) -> None:
@@ -107,3 +117,55 @@ def test_results_that_are_moved_away_are_missed(on_disk: Start, fired: Fired) ->
     elsewhere.rename(there)
     assert daemon.ask("resume", experiment="small")["ok"]
     finish(daemon)
+
+
+@pytest.fixture
+def ext4(tmp_path: Path) -> Iterator[Path]:
+    """A small disk image, mounted where the state will be."""
+    image, state = tmp_path / "image", tmp_path / "state"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    state.mkdir()
+    do("mkfs.ext4", "-q", str(image))
+    do("mount", "-o", "loop", str(image), str(state))
+    state.chmod(0o750)
+    yield image
+    subprocess.run(["umount", "--lazy", state], check=False, timeout=10)
+
+
+@pytest.mark.fault("D8")
+def test_a_disk_that_turns_read_only_is_told_and_can_be_mended_meanwhile(
+    tmp_path: Path, ext4: Path, loopback_lab: LoopbackLab, fired: Fired
+) -> None:
+    """ext4 does so by itself after an error, under files that are open. It is checked and mounted again meanwhile."""
+    recorder = Recorder("127.0.0.1")
+    more = (
+        f'[results]\ndisk_reserve_mb = 4\nmemory_probe_secs = 0.3\n[webhook]\nurl = "{recorder.url}"\nallow_http = true'
+    )
+    daemon = LiveDaemon(tmp_path, more=more)
+    try:
+        begin(daemon, loopback_lab)
+        daemon.until(lambda: b"small" in (daemon.state / SNAPSHOT).read_bytes(), "the state is kept for later")
+        do("mount", "-o", "remount,abort", str(daemon.state))
+        with pytest.raises(OSError, match="Read-only file system"):
+            (daemon.state / "mine").touch()
+        assert daemon.process is not None
+        assert daemon.process.wait(30) == 1, daemon.text()
+        daemon.start()  # as systemd does
+        found = daemon.ask("status")["data"]
+        assert found["refuge"]["code"] == "DISK_READONLY", found
+        assert [each["name"] for each in found["experiments"]] == ["small"], "the last good one is shown"
+        assert not daemon.ask("resume", experiment="small")["ok"]
+        (request,) = recorder.wait(1)
+        assert "DISK_READONLY" in request.body.decode()
+        fired("D8", found["refuge"]["sentence"])
+
+        do("umount", str(daemon.state))  # nothing holds it
+        subprocess.run(["e2fsck", "-fp", ext4], check=False, timeout=30)
+        do("mount", "-o", "loop", str(ext4), str(daemon.state))
+        daemon.until(lambda: daemon.ask("status")["data"]["refuge"] is None, "it goes on by itself")
+        finish(daemon)
+        assert daemon.stop() == 0
+    finally:
+        daemon.stop()
+        recorder.stop()
