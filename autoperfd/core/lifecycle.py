@@ -786,7 +786,8 @@ class Life:
     # ------------------------------------------------------------ work
 
     def sweep_if_owed(self) -> m.Order | None:
-        return m.Sweep(self.experiment.machines) if self.sweep_owed else None
+        # An attempt that waits for room on the disk has its files there, and whatever goes on with it sweeps.
+        return m.Sweep(self.experiment.machines) if self.sweep_owed and not self.uid else None
 
     def sweep_if_owed_or_probe(self) -> m.Order | None:
         # Whoever goes on sweeps, so what is owed waits for the machines that are probed for.

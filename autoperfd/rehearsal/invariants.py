@@ -226,6 +226,21 @@ def one_attempt_a_machine(evidence: Evidence) -> Iterator[str]:
             yield from (f"{uid} is still alive on {machine}" for uid in sorted(left))
 
 
+def open_attempts_are_kept(evidence: Evidence) -> Iterator[str]:
+    """Nobody removes from a machine what an attempt left there before its result is written down."""
+    still_open: set[str] = set()
+    for entry in evidence.record:
+        if isinstance(entry, Did):
+            if entry.verb == "swept" and entry.uid in still_open:
+                yield f"{entry.uid} was swept from {entry.machine} while it was open"
+        elif isinstance(entry, Committed) and isinstance(entry.write, Happened):
+            change = entry.write.change
+            if isinstance(change, m.AttemptOpened):
+                still_open.add(change.uid)
+            elif isinstance(change, m.AttemptClosed):
+                still_open.discard(change.uid)
+
+
 def machines_are_not_shared(evidence: Evidence) -> Iterator[str]:
     """No attempt opens on a machine of another experiment's open attempt."""
     users: dict[int, tuple[str, ...]] = {}
@@ -406,6 +421,7 @@ INVARIANTS: tuple[tuple[str, Check], ...] = (
     ("I2", successes_are_real),
     ("I4", one_attempt_a_machine),
     ("I4", machines_are_not_shared),
+    ("I4", open_attempts_are_kept),
     ("I5", intent_comes_first),
     ("I5", results_are_of_the_open_attempt),
     ("I7", one_message_an_incident),

@@ -263,7 +263,7 @@ class World:
     @staticmethod
     def _rests(engine: Engine, entry: Entry) -> bool:
         life = entry.life
-        if life.sweep_owed:
+        if life.sweep_owed and not life.uid:
             return False
         if life.state == "idle" and life.outcome == "waiting":
             other = engine.blocker(entry)

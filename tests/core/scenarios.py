@@ -1398,6 +1398,27 @@ def an_outage_is_not_told_any_more_by_what_a_person_stopped() -> None:
 
 
 @scenario
+def what_waits_on_the_machines_is_not_swept() -> None:
+    """A sweep that an earlier attempt left owed would take the files of the one that waits for room as well."""
+    b = Bench(1)
+    b.run().impossible()
+    at(b, "halted", m.SlowProbe)
+    b.answered()
+    b.schedule()
+    b.validated()
+    assert b.life.sweep_owed and b.life.uid
+    b.low_disk()
+    at(b, "halted", None)
+    b.restarted()
+    at(b, "halted", None)
+    b.room()
+    at(b, "idle", None)
+    b.halt()
+    at(b, "halted", m.Sweep)
+    assert b.life.sweep_owed and not b.life.uid
+
+
+@scenario
 def archives_are_measured() -> None:
     b = Bench(3)
     for size in (100, 300, 200):

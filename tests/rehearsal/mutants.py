@@ -381,5 +381,11 @@ def a_kept_attempt_outlives_a_halt(patch: Patch) -> None:
 
 
 @mutant
+def what_waits_for_room_is_swept(patch: Patch) -> None:
+    sweep = "sweep_if_owed"
+    patch.setattr(Life, sweep, lambda self: m.Sweep(self.experiment.machines) if self.sweep_owed else None)
+
+
+@mutant
 def a_skipped_attempt_is_left_alive(patch: Patch) -> None:
     patch.setattr(Life, "owe_sweep", lambda self, data: None)
