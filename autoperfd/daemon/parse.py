@@ -1,7 +1,8 @@
 """Reads experiment files of strangers; promises an answer within bounded time and memory, whatever the bytes.
 
 Parsing happens in a child process (parse_child.py) that is limited in CPU time and memory; what is wrong there
-becomes one problem of the file. Validation is linear and happens here. Called by the intake thread; any thread.
+becomes one problem of the file. The child's program is kept in memory from the start: an upgrade replaces its files
+while the daemon runs. Validation is linear and happens here. Called by the intake thread; any thread.
 """
 
 from __future__ import annotations
@@ -23,8 +24,16 @@ from autoperfd.core.tables import decode, not_toml
 from autoperfd.errors import ConfigError, Problem
 
 MOST_BYTES = 1024 * 1024  # of an experiment file
-_CHILD = Path(__file__).with_name("parse_child.py")
-_TOMLI = Path(tomli.__file__).parent.parent
+_CHILD = Path(__file__).with_name("parse_child.py").read_text(encoding="utf-8")
+_TOMLI = {  # what the child imports, in an order in which each finds what it needs
+    module: Path(tomli.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    for module, name in (
+        ("tomli._types", "_types"),
+        ("tomli._re", "_re"),
+        ("tomli._parser", "_parser"),
+        ("tomli", "__init__"),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +80,11 @@ def read_limited(
 
 def _document(words: str, file: str, limits: Limits) -> Any:
     """What the text says, parsed by the child."""
-    argv = [sys.executable, "-I", "-S", str(_CHILD), str(_TOMLI), str(limits.cpu_secs), str(limits.memory_bytes)]
+    argv = [sys.executable, "-I", "-S", "-c", _CHILD, str(limits.cpu_secs), str(limits.memory_bytes)]
+    given = f"{json.dumps(_TOMLI)}\n{words}"
     try:
         child = subprocess.run(
-            argv, input=words.encode(), capture_output=True, timeout=limits.wall_secs, env={}, cwd="/", check=False
+            argv, input=given.encode(), capture_output=True, timeout=limits.wall_secs, env={}, cwd="/", check=False
         )
     except subprocess.TimeoutExpired:
         raise not_toml(file, 0, 0, f"it took more than {limits.wall_secs:g} s to read") from None

@@ -105,11 +105,7 @@ def test_wall_time_is_limited() -> None:
 
 
 @pytest.mark.fault("Q12")
-def test_a_child_that_dies_is_a_problem_of_the_file(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fired: Fired
-) -> None:
-    child = tmp_path / "child.py"
-    monkeypatch.setattr(parse, "_CHILD", child)
+def test_a_child_that_dies_is_a_problem_of_the_file(monkeypatch: pytest.MonkeyPatch, fired: Fired) -> None:
     for code, words in (
         ("import os; os.abort()", "status -6"),
         ("import sys; sys.exit('went wrong')", "status 1 went wrong"),
@@ -117,7 +113,7 @@ def test_a_child_that_dies_is_a_problem_of_the_file(
         ("print('[' * 100000)", "status 0"),
         ("print('{}')", "status 0"),
     ):
-        child.write_text(code)
+        monkeypatch.setattr(parse, "_CHILD", code)
         assert words in refused(EXAMPLE)
         fired("Q12", words)
 
