@@ -1,151 +1,202 @@
 """`make recovery`: measures how long it takes until work goes on after a fault, in the container lab; no test of speed.
 
-The installed daemon under its shipped unit, but for a quick start limit. Each figure is measured several times while
-one experiment runs on; what counts as recovered is written beside it. One thread; every wait has a deadline.
+The installed daemon under its shipped unit and with its shipped times, but for the start limit. What counts as the
+end of each figure stands in FIGURES. That an attempt is watched again is seen on its machines, not asked of the
+daemon, which says `running` from memory as soon as it is up: a verb that waits for the attempt's end, begun after the
+fault, must be there on each of them. Each round has an experiment of its own. One thread; every wait has a deadline.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import os
+import random
+import re
 import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from autoperfd.lab.container import ContainerLab, missing
-from autoperfd.lab.machines import until
-from tests.e2e.containers import experiment
+from autoperfd.core.settings import DaemonSettings
+from autoperfd.errors import AutoperfError
+from autoperfd.lab.container import ContainerLab, ContainerMachine, missing
+from tests.e2e.containers import SPEEDS, experiment, root_of
 from tests.e2e.storms import StormyDaemon
 
 PROJECT = Path(__file__).parents[2]
-MANY_STARTS = "[Unit]\nStartLimitIntervalSec=0\n"  # RestartSec=2 stays as shipped
-SETTINGS = """duration_secs = [6]
+MANY_STARTS = "[Unit]\nStartLimitIntervalSec=0\n"
+SETTINGS = """duration_secs = [120]
 datalen_bytes = [100]
 pub_count = [1]
 sub_count = [1]
-latency_count = {counts}
+latency_count = [10]
 """
+Verbs = dict[str, set[tuple[str, str]]]  # machine -> pid and start time of each verb that waits there for an attempt
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One time that is measured."""
+
+    name: str
+    span: str  # from what to what
+    setting: str  # what of it is waiting that a setting says
+
+
+CRASH = Figure(
+    "daemon crash to resumed",
+    "SIGKILL of the daemon -> a new verb waits for the open attempt on each of its machines",
+    "RestartSec 2",
+)
+HANG = Figure(
+    "daemon hang to resumed",
+    "SIGSTOP of the daemon -> systemd has ended and started it, a new verb waits on each machine",
+    "WatchdogSec 30, of which 0–10 had passed; RestartSec 2",
+)
+CONTROLLER = Figure(
+    "controller reboot to resumed",
+    "the reboot command on the controller -> a new verb waits on each machine; the lab's controller boots in about 1 s",
+    "none",
+)
+MACHINE = Figure(
+    "machine reboot to next attempt",
+    "the reboot command on a machine in mid-attempt -> another attempt has started on it; lab machines boot in 1 s; "
+    "the daemon backs off, finds it back, closes the attempt as rebooted and backs off once more",
+    "backoff_first_secs 5, twice: each drawn from 0.5–5",
+)
+POWER = Figure(
+    "power loss noticed",
+    "a machine's power fails in mid-attempt, without a word -> the daemon says that it is away",
+    "link_loss_secs 15: 12 of silence, then 2 tries of 1.5",
+)
+SILENCE = Figure(
+    "silent link noticed",
+    "nothing passes between controller and one machine any more -> the daemon says that it is away",
+    "link_loss_secs 15: 12 of silence, then 2 tries of 1.5",
+)
+FIGURES = (CRASH, HANG, CONTROLLER, MACHINE, POWER, SILENCE)
 
 
 @dataclass
 class Bench:
-    """The lab with an experiment under way on two machines."""
+    """The lab, its daemon, and the experiment of this round."""
 
     lab: ContainerLab
     daemon: StormyDaemon
-    figures: dict[str, list[float]] = field(default_factory=dict)
+    name: str = ""
+    found: dict[Figure, list[float]] = field(default_factory=dict)
 
-    def found(self) -> dict[str, Any]:
-        """The experiment as the daemon tells of it; {} when nobody answers."""
-        with contextlib.suppress(OSError, ValueError):
-            return self.daemon.experiment("endless")
-        return {}
-
-    def running(self) -> str:
-        """Wait until an attempt is under way and confirmed; its test."""
+    def under_way(self) -> str:
+        """Wait until one attempt has started on all machines and is waited for on all of them; its uid."""
         seen: list[str] = []
 
         def runs() -> bool:
-            found = self.found()
-            if found.get("state") == "running" and found["current"] and found["current"]["running_for"] > 1.0:
-                seen.append(f"{found['current']['test']} {found['current']['attempt']}")
-                return True
-            return False
+            uids = [set(started(machine)) for machine in self.lab.machines]
+            common = sorted(set.intersection(*uids))
+            if len(common) != 1 or self.daemon.experiment(self.name).get("state") != "running":
+                return False
+            seen[:] = common
+            return all(self.verbs(common[0]).values())
 
-        until(runs, "an attempt is under way", 90)
-        return seen[-1]
+        self.daemon.until(runs, f"an attempt of {self.name} is under way and waited for", 90)
+        return seen[0]
 
-    def goes_on(self) -> bool:
-        """Whether the daemon answers and has an attempt under way."""
-        found = self.found()
-        return bool(found.get("state") == "running" and found["current"])
+    def verbs(self, uid: str) -> Verbs:
+        """Who waits for an attempt, on each machine."""
+        return {machine.name: waiting(machine, uid) for machine in self.lab.machines}
 
-    def backs_off(self) -> bool:
-        """Whether the daemon knows that a machine is away."""
-        return self.found().get("state") == "backing-off"
-
-    def measure(self, what: str, strike: Callable[[], None], recovered: Callable[[], bool], secs: float = 120) -> None:
-        """Strike, and take the time until it has recovered."""
+    def measure(self, figure: Figure, strike: Callable[[], object], ended: Callable[[], object]) -> None:
+        """Strike, and take the time until the figure's end."""
         began = time.monotonic()
         strike()
-        until(recovered, f"recovered: {what}", secs)
-        self.figures.setdefault(what, []).append(time.monotonic() - began)
-        print(f"  {what}: {self.figures[what][-1]:.2f} s", flush=True)
+        self.daemon.until(ended, f"{figure.name}: {figure.span}", 120)
+        secs = time.monotonic() - began
+        self.found.setdefault(figure, []).append(secs)
+        print(f"  {figure.name}: {secs:.2f} s", flush=True)
+
+    def measure_resumed(self, figure: Figure, strike: Callable[[], object]) -> None:
+        """Strike the daemon or its controller, and take the time until the same attempt is waited for again."""
+        uid = self.under_way()
+        before = self.verbs(uid)
+        self.measure(figure, strike, lambda: all(now - before[name] for name, now in self.verbs(uid).items()))
+        self.daemon.find_again()
 
 
-def crash(bench: Bench) -> None:
-    """SIGKILL of the daemon -> it answers and is back at the running attempt."""
-    _strike(bench, "the daemon crashes", signal.SIGKILL)
+def started(machine: ContainerMachine) -> list[str]:
+    """The uids of attempts that have started on a machine and have not ended there; none while it is down."""
+    with contextlib.suppress(AutoperfError, OSError):
+        boot = machine.boot_id()
+        folders = (root_of(machine) / "home/pi/.autoperf").glob("*/*")
+        return [
+            folder.name
+            for folder in folders
+            if (folder / "started").exists()
+            and not (folder / "done").exists()
+            and (folder / "boot0").read_text().split()[:1] == [boot]
+        ]
+    return []
 
 
-def hang(bench: Bench) -> None:
-    """SIGSTOP of the daemon -> systemd's watchdog (30 s) ends it, it answers and is back at work."""
-    _strike(bench, "the daemon hangs", signal.SIGSTOP)
+def waiting(machine: ContainerMachine, uid: str) -> set[tuple[str, str]]:
+    """Pid and start time of each verb on a machine that waits for the end of an attempt: it has a FIFO of it open."""
+    fifo = re.compile(rf"/\.autoperf/[^/]+/{uid}/(all|pubs)$")
+    found = set()
+    with contextlib.suppress(AutoperfError, OSError):
+        proc = root_of(machine) / "proc"
+        for pid in filter(str.isdecimal, os.listdir(proc)):
+            with contextlib.suppress(OSError):  # it may end while it is looked at
+                fields = (proc / pid / "stat").read_text().rpartition(")")[2].split()
+                targets = [os.readlink(entry) for entry in (proc / pid / "fd").iterdir()]
+                if any(fifo.search(target) for target in targets):
+                    found.add((pid, fields[19]))
+    return found
 
 
-def _strike(bench: Bench, what: str, number: signal.Signals) -> None:
-    bench.running()
-    pid = bench.daemon.pid()
+def one_round(bench: Bench) -> None:
+    """Each figure once; in the order of FIGURES, so that the attempt outlives the first three."""
+    bench.measure_resumed(CRASH, lambda: os.kill(bench.daemon.pid(), signal.SIGKILL))
+    signs_secs = 30 / 3  # between two signs of life; the strike comes at any moment between them
+    threading.Event().wait(random.uniform(0.0, signs_secs))
+    bench.measure_resumed(HANG, lambda: os.kill(bench.daemon.pid(), signal.SIGSTOP))
+    bench.measure_resumed(CONTROLLER, lambda: bench.lab.reboot("controller", wait=False))
 
-    def back() -> bool:
-        return bench.daemon.pid() not in (0, pid) and bench.goes_on()
+    one, other = bench.lab.machines
+    uid, boot = bench.under_way(), one.boot_id()
 
-    bench.measure(what, lambda: os.kill(pid, number), back)
+    def another() -> bool:
+        return one.boot_id() not in ("", boot) and bool(set(started(one)) - {uid})
 
+    def is_away() -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return bench.daemon.experiment(bench.name).get("state") == "backing-off"
+        return False
 
-def controller(bench: Bench) -> None:
-    """`systemctl reboot` of the controller -> it has booted, the daemon answers and is back at work."""
-    bench.running()
-    before = bench.lab.controller.boot_id()
-
-    def back() -> bool:
-        if bench.lab.controller.boot_id() in ("", before):
-            return False
-        bench.daemon.find_again()
-        return bench.goes_on()
-
-    bench.measure("the controller reboots", lambda: bench.lab.reboot("controller", wait=False), back)
-
-
-def machine(bench: Bench) -> None:
-    """A machine reboots in mid-attempt -> the next attempt is under way."""
-    now = bench.running()
-    first = bench.lab.machines[0].name
-
-    def next_runs() -> bool:
-        found = bench.found()
-        current = found.get("current")
-        return bool(current and f"{current['test']} {current['attempt']}" != now and found["state"] == "running")
-
-    bench.measure("a machine reboots", lambda: bench.lab.reboot(first, wait=False), next_runs)
-
-
-def power(bench: Bench) -> None:
-    """A machine's power fails in mid-attempt -> the daemon knows (it backs off)."""
-    bench.running()
-    name = bench.lab.machines[1].name
-
-    bench.measure("a machine loses its power: noticed", lambda: bench.lab.kill(name), bench.backs_off)
-    bench.lab.boot(name)
-
-
-def silence(bench: Bench) -> None:
-    """Nothing passes between controller and machine, without a word -> the daemon knows (link_loss_secs as shipped)."""
-    bench.running()
-    name = bench.lab.machines[1].name
-
-    bench.measure("a link falls silent: noticed", lambda: bench.lab.drop("controller", name), bench.backs_off)
+    bench.measure(MACHINE, lambda: bench.lab.reboot(one.name, wait=False), another)
+    bench.under_way()
+    bench.measure(POWER, lambda: bench.lab.kill(other.name), is_away)
+    bench.lab.boot(other.name)
+    bench.under_way()
+    bench.measure(SILENCE, lambda: bench.lab.drop("controller", other.name), is_away)
     bench.lab.heal()
+    bench.under_way()
 
 
-FIGURES = (crash, hang, controller, machine, power, silence)
+def table(found: dict[Figure, list[float]]) -> str:
+    """The figures as a table of Markdown, and what they mean."""
+    lines = ["| figure | median | range | of it waiting by setting, in s |", "|---|---|---|---|"]
+    for figure in FIGURES:
+        secs = found.get(figure)
+        if secs:
+            span = f"{min(secs):.1f}–{max(secs):.1f} s"
+            lines.append(f"| {figure.name} | {statistics.median(secs):.1f} s | {span} | {figure.setting} |")
+    return "\n".join([*lines, "", *(f"- *{figure.name}*: {figure.span}" for figure in FIGURES)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,33 +207,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     if reason := missing():
         print(f"recovery times cannot be measured: {reason}", file=sys.stderr)
         return 2
+    shipped = DaemonSettings()
+    times = {name: getattr(shipped, name) for name in SPEEDS["machines"]}
     with tempfile.TemporaryDirectory(prefix="autoperf-recovery-") as folder:
         lab = ContainerLab(Path(folder, "lab"), machines=2, controller=True)
         lab.install_controller(PROJECT)
         with lab:
             daemon = StormyDaemon(lab)
             daemon.drop_in(MANY_STARTS)
-            daemon.start(machines={"link_loss_secs": 15, "patience_secs": 3600})
+            daemon.start(machines={**times, "patience_secs": 3600})
             daemon.controller.run("systemctl enable autoperfd", check=True)
-            text = experiment(
-                "endless",
-                SETTINGS.format(counts=list(range(10, 510))),
-                lab.machines,
-                "pub sub",
-                reboot="never",
-                retries=9,
-                buffer_secs=30,
-                halt_after_consecutive_failures=1000,
-            )
-            daemon.run(text)
             bench = Bench(lab, daemon)
-            for figure in FIGURES:
-                for _ in range(args.times):
-                    figure(bench)
+            for number in range(1, args.times + 1):
+                bench.name = f"round {number}"
+                text = experiment(bench.name, SETTINGS, lab.machines, "pub sub", reboot="never", retries=9)
+                if number == 1:
+                    daemon.trust(text)
+                daemon.drop(f"round-{number}.toml", text)
+                print(bench.name, flush=True)
+                one_round(bench)
+                if not daemon.ask("cancel", experiment=bench.name)["ok"]:
+                    raise AutoperfError(f"{bench.name} cannot be cancelled")
+                daemon.await_outcome(bench.name, "cancelled")
             daemon.systemctl("stop")
-    print(f"\n{'fault':40} {'median':>8} {'worst':>8}   of {args.times}, in seconds")
-    for what, secs in bench.figures.items():
-        print(f"{what:40} {statistics.median(secs):8.1f} {max(secs):8.1f}")
+    date = datetime.datetime.now(datetime.UTC).date()
+    print(f"\n{date}, {args.times} rounds, {os.cpu_count()} cores, Linux {os.uname().release}\n")
+    print(table(bench.found))
     return 0
 
 
