@@ -13,6 +13,7 @@ import pytest
 
 from autoperfd.daemon.notify import Systemd
 from autoperfd.daemon.pulse import IDLE_SECS, WORKING_SECS, Pulse
+from tests.faults import Fired
 
 
 class Other:
@@ -42,10 +43,12 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
     return Hands(monkeypatch)
 
 
-def test_an_idle_engine_must_beat(hands: Hands) -> None:
+@pytest.mark.fault("S1")
+def test_an_idle_engine_must_beat(hands: Hands, fired: Fired) -> None:
     beating = Pulse(Systemd())
     assert beating.alive(500.0) and beating.alive(500.0 + IDLE_SECS - 0.1)
     assert not beating.alive(500.0 + IDLE_SECS)
+    fired("S1", f"an engine silent for {IDLE_SECS} s")
     hands.now = 600.0
     beating.beat()
     assert beating.alive(600.0 + IDLE_SECS - 0.1) and not beating.alive(600.0 + IDLE_SECS)
@@ -107,7 +110,8 @@ def test_systemd_is_pinged_while_all_is_well(systemd: socket.socket) -> None:
     end(beating)
 
 
-def test_systemd_is_not_pinged_while_something_is_stuck(systemd: socket.socket) -> None:
+@pytest.mark.fault("S1")
+def test_systemd_is_not_pinged_while_something_is_stuck(systemd: socket.socket, fired: Fired) -> None:
     beating, asked, intake = Pulse(Systemd()), threading.Semaphore(0), Other()
 
     class Asked(Other):
@@ -125,6 +129,7 @@ def test_systemd_is_not_pinged_while_something_is_stuck(systemd: socket.socket) 
             systemd.recv(100)  # what came before
     for _ in range(3):
         assert asked.acquire(timeout=deadline - time.monotonic())
+    fired("S1", "an intake that is stuck, looked at four times")
     with pytest.raises(BlockingIOError):
         systemd.recv(100)
     intake.why = ""
