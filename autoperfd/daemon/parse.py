@@ -8,11 +8,15 @@ while the daemon runs. Validation is linear and happens here. Called by the inta
 from __future__ import annotations
 
 import json
+import marshal
+import os
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +28,22 @@ from autoperfd.core.tables import decode, not_toml
 from autoperfd.errors import ConfigError, Problem
 
 MOST_BYTES = 1024 * 1024  # of an experiment file
+_NO_TIME = bytes(12)  # of the source: PEP 552's header of a compiled module whose source is not beside it
 _CHILD = Path(__file__).with_name("parse_child.py").read_text(encoding="utf-8")
-_TOMLI = {  # what the child imports, in an order in which each finds what it needs
-    module: Path(tomli.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-    for module, name in (
-        ("tomli._types", "_types"),
-        ("tomli._re", "_re"),
-        ("tomli._parser", "_parser"),
-        ("tomli", "__init__"),
-    )
-}
+
+
+def _kept_in_memory(package: Path) -> int:
+    """A zip of a package's compiled modules that lives as long as this process; its descriptor."""
+    fd = os.memfd_create(package.name)
+    with open(fd, "wb", closefd=False) as file, zipfile.ZipFile(file, "w") as modules:
+        for path in package.rglob("*.py"):
+            name = path.relative_to(package.parent)
+            code = marshal.dumps(compile(path.read_bytes(), str(name), "exec"))
+            modules.writestr(str(name.with_suffix(".pyc")), MAGIC_NUMBER + _NO_TIME + code)
+    return fd
+
+
+_TOMLI = _kept_in_memory(Path(tomli.__file__).parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +90,18 @@ def read_limited(
 
 def _document(words: str, file: str, limits: Limits) -> Any:
     """What the text says, parsed by the child."""
-    argv = [sys.executable, "-I", "-S", "-c", _CHILD, str(limits.cpu_secs), str(limits.memory_bytes)]
-    given = f"{json.dumps(_TOMLI)}\n{words}"
+    path = f"/proc/self/fd/{_TOMLI}"
+    argv = [sys.executable, "-I", "-S", "-c", _CHILD, path, str(limits.cpu_secs), str(limits.memory_bytes)]
     try:
         child = subprocess.run(
-            argv, input=given.encode(), capture_output=True, timeout=limits.wall_secs, env={}, cwd="/", check=False
+            argv,
+            input=words.encode(),
+            capture_output=True,
+            timeout=limits.wall_secs,
+            pass_fds=[_TOMLI],
+            env={},
+            cwd="/",
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise not_toml(file, 0, 0, f"it took more than {limits.wall_secs:g} s to read") from None

@@ -1,16 +1,13 @@
 """Parses TOML from standard input to JSON on standard output, within limits it puts on itself before it reads.
 
-A program of its own, started by daemon/parse.py as `python -I -S -c PROGRAM CPU-SECS BYTES`. The first line of its
-input is JSON, the source of tomli's modules by name; what follows is the TOML.
+A program of its own, started by daemon/parse.py as `python -I -S -c PROGRAM PATH-OF-TOMLI CPU-SECS BYTES`:
 a valid file of 64 KB can take a minute and a few KB can exhaust the stack, and neither may touch the daemon.
 Answers {"document": …} or {"error": [line, column, why]}; every other end is for the parent to put into words.
 It imports nothing of autoperfd, so that it starts in milliseconds, and reads no file but Python's own.
 """
 
-import json
 import resource
 import sys
-import types
 
 
 def limit(kind: int, value: int) -> None:
@@ -20,25 +17,18 @@ def limit(kind: int, value: int) -> None:
     resource.setrlimit(kind, (value, value))
 
 
-def load(sources: dict[str, str]) -> types.ModuleType:
-    """The package tomli, made of its sources."""
-    package = sys.modules["tomli"] = types.ModuleType("tomli")
-    package.__path__ = []
-    for name, source in sources.items():
-        module = sys.modules.setdefault(name, types.ModuleType(name))
-        module.__package__ = "tomli"
-        exec(compile(source, name, "exec"), module.__dict__)
-    return package
-
-
 def main() -> int:
     """Parse; 0 when there is an answer."""
-    cpu_secs, memory = int(sys.argv[1]), int(sys.argv[2])
+    path, cpu_secs, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     limit(resource.RLIMIT_CORE, 0)
     limit(resource.RLIMIT_CPU, cpu_secs)
     limit(resource.RLIMIT_AS, memory)
     limit(resource.RLIMIT_FSIZE, 0)  # it writes to a pipe and to nothing else
-    tomli = load(json.loads(sys.stdin.buffer.readline()))
+    sys.path.insert(0, path)
+    import json
+
+    import tomli
+
     answer: dict[str, object]
     try:
         document = tomli.loads(sys.stdin.buffer.read().decode())
