@@ -326,7 +326,7 @@ def _messages(raged: Raged, memory: Memory) -> Iterator[str]:
         message = request.json()
         if message["kind"] == "halt":
             key = (message["kind"], message["experiment"], message["incident"])
-            told.setdefault(key, set()).add(message["id"])
+            told.setdefault(key, set()).add(request.headers["idempotency-key"])
     yield from (f"{key} was told in {len(ids)} messages" for key, ids in told.items() if len(ids) > 1)
     known = {
         ("halt", str(facts["experiment"]), int(facts["incident"]))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from autoperfd.errors import AutoperfError
-from autoperfd.lab.container import CONTROLLER
+from autoperfd.lab.container import CONTROLLER, ContainerMachine
 from autoperfd.lab.faults.arena import Arena
 from autoperfd.lab.faults.kinds import KINDS, Course, Draw
 
@@ -21,6 +21,8 @@ TICK_SECS = 0.05
 LOOK_SECS = 0.25
 STALL_SECS = 180.0  # without a single test getting done; an outage ends far sooner
 LONGEST_SECS = 6.0
+RESERVE = 12  # tests left when the last fault is due, for many faults strike at the start of an attempt only
+FEW = 4  # tests left of an experiment: a fault that needs another start may miss it
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Storm:
         try:
             for seed in range(self.first, self.first + self.count):
                 draw = random.Random(seed)
-                due = (seed - self.first + draw.uniform(-1.5, 0.0)) * self.total / self.count
+                due = (seed - self.first + draw.uniform(-1.5, 0.0)) * self._span() / self.count
                 self._wait(lambda due=due: self._done() >= due)  # type: ignore[misc]
                 self._pass(draw.uniform(0.0, 2.5))
                 self._begin(seed, draw)
@@ -91,10 +93,10 @@ class Storm:
         needs, course = KINDS[kind]
         machine = draw.choice(self.arena.lab.machines)
         secs = draw.uniform(0.3, LONGEST_SECS)
-        if needs != "controller" and self.arena.ended(self.arena.of(machine.name)):
+        if needs != "controller" and self._left(machine) < FEW:
             # Its experiment was quicker than the other one.
-            others = [m for m in self.arena.lab.machines if not self.arena.ended(self.arena.of(m.name))]
-            machine = draw.choice(others or self.arena.lab.machines)
+            most = max(self._left(m) for m in self.arena.lab.machines)
+            machine = draw.choice([m for m in self.arena.lab.machines if self._left(m) == most])
         places = {
             "controller": frozenset({CONTROLLER}),
             "machine": frozenset({machine.name}),
@@ -126,6 +128,14 @@ class Storm:
                 self.tell(f"{at:6.1f} s  fault {standing.seed}, {standing.kind}: {seen}")
 
     # ------------------------------------------------------------ waiting
+
+    def _left(self, machine: ContainerMachine) -> int:
+        """How many tests of a machine's experiment have no verdict yet."""
+        return self.total // len(self.arena.experiments) - self.arena.done[self.arena.of(machine.name)]
+
+    def _span(self) -> int:
+        """How many tests are done when the last fault is due."""
+        return self.total - min(RESERVE, self.total // 4)
 
     def _done(self) -> int:
         return sum(self.arena.done.values())
