@@ -206,6 +206,8 @@ def _numbers(raged: Raged) -> dict[int, str]:
 def _verdicts(raged: Raged, memory: Memory) -> Iterator[str]:
     """Exactly one verdict a test, and the right one."""
     numbers = _numbers(raged)
+    misbehaved = _misbehaved(raged)
+    unlucky = Counter((row.experiment, row.test) for row in memory.attempts if row.uid in misbehaved)
     limits = {
         number: Limits(
             name=name,
@@ -228,7 +230,8 @@ def _verdicts(raged: Raged, memory: Memory) -> Iterator[str]:
         yield from (f"{name}: {test} has two verdicts" for test in twice)
         for test in verdicts:
             broken = f"_{BROKEN}B_" in test.name
-            if (test.status in KEPT) == broken or not test.status:
+            may_fail = broken or unlucky[number, test.name] > RETRIES  # the storm met it in each of its attempts
+            if (test.status in KEPT and broken) or (test.status not in KEPT and not may_fail) or not test.status:
                 yield f"{name}: the verdict of {test.name} is {test.status!r}"
         rows = raged.daemon.ess(name)
         known = [(row.test, row.number, row.status) for row in memory.attempts if row.experiment == number]
