@@ -9,7 +9,7 @@ from autoperfd.lab.faults.kinds import KINDS
 from tests.e2e.storms import problems, rage
 from tests.faults import Fired
 
-FIRST, COUNT, TESTS = 0, 60, 40
+FIRST, COUNT, TESTS, FLOOD_MB = 0, 60, 40, 1024
 ROWS = {
     "P1": ("daemon killed", "daemon killed again"),
     "P4": ("daemon restarted",),
@@ -41,7 +41,7 @@ ROWS = {
 @pytest.mark.fault(*ROWS)
 def test_a_storm_of_faults_costs_no_test(container_lab: ContainerLab, fired: Fired) -> None:
     """Whatever strikes, every test gets its one verdict, and none pays for what was not its fault."""
-    raged = rage(container_lab, FIRST, COUNT, TESTS)
+    raged = rage(container_lab, FIRST, COUNT, TESTS, flood_mb=FLOOD_MB)
     found = problems(raged)
     print(raged.summary())
     assert found == [], raged.daemon.text()
