@@ -82,9 +82,9 @@ class GrowingCsv:
                 return
             fresh = list(self._lines(self._place))
             body = b"".join(text for _, text in fresh)
+            os.ftruncate(fd, self._end)  # first: half a line over the old one would look like somebody's edit
             os.lseek(fd, self._end, os.SEEK_SET)
             files.write_all(fd, body + unfinished)
-            os.ftruncate(fd, self._end + len(body) + len(unfinished))
             if fresh:
                 self._place = fresh[-1][0]
                 self._end += len(body)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from autoperfd.core.ess import ESS_COLUMNS
-from autoperfd.daemon import exports
+from autoperfd.daemon import exports, files
 from autoperfd.daemon.exports import Exports, ess_text
 from autoperfd.daemon.store import AttemptRow
 from autoperfd.errors import DiskError
@@ -512,3 +512,53 @@ def test_an_edited_copy_that_cannot_be_moved_is_told(
     with pytest.raises(DiskError, match="Operation not permitted"):
         bench.update()
     fired("E4", "the rename was refused")
+
+
+class Death(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.fault("P1")
+def test_a_death_behind_any_part_of_a_write_is_no_edit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, fired: Fired
+) -> None:
+    """The line of the running attempt gives way to others: no mixture of both may stay."""
+    whole, room = files.write_all, 0
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # it would take most of the time
+
+    def write_part(fd: int, data: bytes) -> None:
+        nonlocal room
+        part, room = data[:room], room - len(data)
+        whole(fd, part)
+        if room < 0:
+            raise Death
+
+    bench.attempts(2)
+    for runs, ends in ((True, False), (False, True), (True, True)):
+        size = cut = 0
+        while cut <= size:
+            bench.update(runs=True)
+            before, rows = bench.state, len(bench.rows)
+            if ends:
+                bench.end()
+            size = len(bench.expected(runs)) + len(bench.summary.read_bytes())
+            room = cut
+            with monkeypatch.context() as patch:
+                patch.setattr(files, "write_all", write_part)
+                try:
+                    bench.update(runs=runs)
+                except Death:
+                    fired("P1", f"ended after {cut} bytes, {rows} rows")
+                else:
+                    cut = size
+            bench.restart(before)
+            bench.update(runs=runs)
+            assert bench.aside == [], (runs, ends, cut)
+            bench.good(runs)
+            del bench.rows[2:]
+            for path in (bench.ess, bench.summary):
+                path.unlink()
+            bench.restart("")
+            bench.update()
+            cut += 1
+    assert bench.aside == []
