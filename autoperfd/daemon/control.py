@@ -24,11 +24,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import autoperfd
 from autoperfd.errors import AutoperfError
+from autoperfd.remote.threads import HINT, NoThread, begin
 
 VERSION = 1
 MAX_CLIENTS = 64
@@ -269,8 +271,9 @@ class Control:
             client.close()
             return
         try:
-            threading.Thread(target=self._serve, args=(client,), name="control-caller", daemon=True).start()
-        except RuntimeError:  # no thread to be had
+            begin(partial(self._serve, client), "control-caller")
+        except NoThread as error:
+            self._send(client, Reply.refused(f"the daemon cannot answer: {error.strerror}", HINT))
             self._dismiss(client)
 
     def _dismiss(self, client: socket.socket) -> None:

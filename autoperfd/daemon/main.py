@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from autoperfd.errors import (
 from autoperfd.remote import power
 from autoperfd.remote.fleet import Fleet
 from autoperfd.remote.keys import KeyRing
+from autoperfd.remote.threads import HINT, NoThread, begin
 from autoperfd.remote.values import Timing
 from autoperfd.tools import TOOLS
 
@@ -465,9 +467,10 @@ def _scanning(ask: Ask, fleet: Fleet, pins: PinBook) -> Ask:
                 seen["error"] = error.sentence()
             found[place] = {**seen, "trusted": pins.keys_for(host, port)}
 
-        threads = [threading.Thread(target=look, args=(i,), daemon=True) for i in range(len(machines))]
-        for thread in threads:
-            thread.start()
+        try:
+            threads = [begin(partial(look, place), f"scan {place}") for place in range(len(machines))]
+        except NoThread as error:
+            return Reply.refused(f"the host keys cannot be looked at: {error.strerror}", HINT)
         deadline = time.monotonic() + SCAN_SECS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from autoperfd.daemon.views import escaped, iso
+from autoperfd.remote.threads import NoThread, begin
 
 if TYPE_CHECKING:
     import sdnotify
@@ -311,8 +312,10 @@ class Sender:
         post = self._make(message)
         outcome: list[Outcome] = []
         began = time.monotonic()
-        thread = threading.Thread(target=lambda: outcome.append(post.run()), name="webhook-try", daemon=True)
-        thread.start()
+        try:
+            thread = begin(lambda: outcome.append(post.run()), "webhook-try")
+        except NoThread as error:
+            return Outcome("failed", str(error.strerror))
         thread.join(self._send_secs)
         if not outcome:
             post.abort()

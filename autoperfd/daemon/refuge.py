@@ -37,7 +37,8 @@ AGAIN_SECS = 600.0  # a memory that fails again so soon after it could be used i
 MOST_SECS = 900.0
 EVERYTHING = "every experiment"
 _PROBE_BYTES = 1 << 20  # what the memory may need to grow by in one commit, and more
-_READS = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
+# The last is SQLite's word for an EIO of the kernel while reading.
+_READS = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS})
 _TODO = {
     "DISK_FULL": "Make room on the disk of {state}.",
     "DISK_READONLY": "Make the file system of {state} writable again; `dmesg` says why it is not.",

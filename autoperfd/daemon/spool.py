@@ -251,7 +251,11 @@ class Spool:
     def _read_marked(self, name: str, data: bytes, folders: _Folders) -> Parsed:
         """Parse under a durable mark: a file that ends the daemon is not read again after the restart."""
         replace_in(folders.claimed, MARKER, os.fsencode(name), 0o600)
-        parsed = self._parse(data, show_text(name))
+        try:
+            parsed = self._parse(data, show_text(name))
+        except OSError:  # nothing was left to read it with; it did us no harm
+            self._unmark(folders)
+            raise
         self._unmark(folders)
         return parsed
 

@@ -7,6 +7,7 @@ error nobody foresaw ends the daemon: the engine is told and re-raises it.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,8 +36,12 @@ from autoperfd.errors import (
     StartFailed,
 )
 from autoperfd.remote.fleet import Fleet
+from autoperfd.remote.threads import HINT, NO_THREADS, NoThread, begin
 from autoperfd.remote.values import Examination, Order, Outcome
 
+log = logging.getLogger(__name__)
+
+THREAD_SECS = 1.0  # between two looks for a thread, where there is none to be had
 TELLS = 3  # connects in which a machine must be reached to be told to reboot, before that rung is given up
 
 
@@ -46,6 +51,12 @@ class _Work:
     order: m.Order
     cancelled: threading.Event
     overdue_at: float  # monotonic
+    waiting: _Task | None = None  # it found no thread
+    again_at: float = 0.0  # monotonic: when to look for one again
+
+    def due_at(self) -> float:
+        """Monotonic time at which `give_up_overdue` wants to be called for it."""
+        return self.overdue_at if self.waiting is None else min(self.again_at, self.overdue_at)
 
 
 class Workers:
@@ -79,7 +90,18 @@ class Workers:
         cancelled = threading.Event()
         self._works[experiment] = _Work(ticket, order, cancelled, self._clock.monotonic() + self._bound(order))
         task = _Task(self, experiment, ticket, order, folder, self._tools[tool], cancelled)
-        threading.Thread(target=task.work, name=f"{type(order).__name__}-{experiment}", daemon=True).start()
+        self._begin(self._works[experiment], task)
+
+    def _begin(self, work: _Work, task: _Task) -> None:
+        """Give a task its thread; where there is none to be had it waits for one within its own bound."""
+        name = f"{type(task.order).__name__}-{task.experiment}"
+        try:
+            begin(task.work, name)
+            work.waiting = None
+        except NoThread as error:
+            if work.waiting is None:
+                log.warning("%s: %s waits: %s. %s", NO_THREADS, name, error.strerror, HINT)
+            work.waiting, work.again_at = task, self._clock.monotonic() + THREAD_SECS
 
     def cancel(self, experiment: int) -> None:
         """Let the experiment's work end without an answer; attempts on machines live on."""
@@ -95,12 +117,17 @@ class Workers:
 
     def next_overdue(self) -> float | None:
         """Monotonic time at which the next order is overdue, or None."""
-        return min((work.overdue_at for work in self._works.values()), default=None)
+        return min((work.due_at() for work in self._works.values()), default=None)
 
     def give_up_overdue(self) -> list[Answer]:
-        """Break the links of work that outlived every bound of its own; the answers it should have given."""
+        """Break the links of work that outlived every bound of its own; the answers it should have given.
+
+        Work that found no thread is begun here.
+        """
         now, answers = self._clock.monotonic(), []
         for experiment, work in list(self._works.items()):
+            if work.waiting is not None and work.again_at <= now < work.overdue_at:
+                self._begin(work, work.waiting)
             if work.overdue_at <= now:
                 self._fleet.abandon(work.order.machines)
                 self.cancel(experiment)

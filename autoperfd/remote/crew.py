@@ -6,6 +6,7 @@ The caller waits; it looks at `cancelled` ten times a second and leaves stuck wo
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -20,10 +21,14 @@ from autoperfd.errors import (
     MachineTaken,
     StartFailed,
 )
+from autoperfd.remote.threads import HINT, NO_THREADS, NoThread, begin
+
+log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 WORKERS = 32
 SLICE_SECS = 0.1
+THREAD_SECS = 0.5  # between two looks for a thread, where there is none to be had
 GRAVITY = (MachineImpossible, MachineTaken, StartFailed, FetchFailed, MachineAway, MachineError)
 
 
@@ -84,8 +89,7 @@ class Call:
                     answers[machine.name] = answer
                     changed.notify_all()
 
-        for _ in range(min(workers, len(machines))):
-            threading.Thread(target=labour, name="fleet worker", daemon=True).start()
+        self._man(labour, min(workers, len(machines)))
         with changed:
             while len(answers) < len(machines) and not bugs:
                 changed.wait(SLICE_SECS)
@@ -105,6 +109,22 @@ class Call:
             self.stop()
             raise bugs[0]
         return {machine.name: answers[machine.name] for machine in machines}
+
+    def _man(self, labour: Callable[[], None], workers: int) -> None:
+        """Start that many workers, or as many as there are threads for; wait for the first one."""
+        begun = waited = 0
+        while begun < workers:
+            try:
+                begin(labour, "fleet worker")
+                begun += 1
+            except NoThread as error:
+                if begun:
+                    return
+                if not waited:
+                    log.warning("%s: what is to be done on machines waits: %s. %s", NO_THREADS, error.strerror, HINT)
+                waited += 1
+                self.check()
+                self.stopped.wait(THREAD_SECS)
 
 
 def gravest(answers: Mapping[str, Answer | MachineError]) -> MachineError | None:

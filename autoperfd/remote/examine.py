@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from autoperfd.core.plan import Machine
 from autoperfd.errors import MachineAway, MachineError
@@ -18,6 +19,7 @@ from autoperfd.remote import answers, probe, restart
 from autoperfd.remote.link import Line
 from autoperfd.remote.shell import ShellBroken
 from autoperfd.remote.tcp import resolve
+from autoperfd.remote.threads import NO_THREADS, NoThread, begin
 from autoperfd.remote.values import Examination
 
 EXAMINE_SECS = 8.0
@@ -51,7 +53,13 @@ def all_of(lines: Mapping[str, Line], mode: str, cancelled: threading.Event) -> 
                 changed.notify()
 
     for line in lines.values():
-        threading.Thread(target=look, args=(line,), name=f"examine {line.machine.name}", daemon=True).start()
+        name = line.machine.name
+        try:
+            begin(partial(look, line), f"examine {name}")
+        except NoThread:
+            with changed:
+                found[name] = Examination(None, NO_THREADS)
+                busy.discard(name)
     freed = False
     with changed:
         while busy and time.monotonic() < deadline and not cancelled.is_set():

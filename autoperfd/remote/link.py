@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, TypeVar
 
 import paramiko
@@ -19,6 +20,7 @@ from autoperfd.core.text import safe
 from autoperfd.errors import MachineAway, MachineImpossible
 from autoperfd.remote import keys, tcp
 from autoperfd.remote.shell import COMMAND, Shell, ShellBroken
+from autoperfd.remote.threads import HINT, NO_THREADS, NoThread, enter
 from autoperfd.remote.values import Pins, Timing
 
 Answer = TypeVar("Answer")
@@ -202,9 +204,7 @@ class Link:
         """See `Line.execute`. Raises ShellBroken("hang")."""
         transport = self.connect()
         deadline = time.monotonic() + secs
-        late = threading.Timer(secs, transport.close)  # as in _open
-        late.daemon = True
-        late.start()
+        late = self._limit(transport, secs)
         ended = -1
         try:
             channel = transport.open_session(timeout=secs)
@@ -228,10 +228,7 @@ class Link:
 
     def _open(self, transport: _Transport) -> Shell:
         secs = self.timing.connect_secs
-        # Some of paramiko's waits have no limit of their own; closing the transport ends them all.
-        late = threading.Timer(secs, transport.close)
-        late.daemon = True
-        late.start()
+        late = self._limit(transport, secs)
         try:
             channel = transport.open_session(timeout=secs)
             channel.exec_command(COMMAND)
@@ -293,6 +290,16 @@ class Link:
         self.fingerprint = keys.fingerprint(shown.asbytes())
         return transport
 
+    def _limit(self, transport: _Transport, secs: float) -> threading.Timer:
+        """Ends a connection at that time; some of paramiko's waits have no limit of their own. Raises MachineAway."""
+        late = threading.Timer(secs, transport.close)
+        late.daemon = True
+        try:
+            enter(late.start)
+        except NoThread as error:
+            raise _no_thread(self.machine, error) from error
+        return late
+
     def _note_socket(self, sock: tcp.TunedSocket) -> None:
         self._socket = sock
 
@@ -345,6 +352,8 @@ def start_transport(
         raise away("DNS", f"the name {machine.ip} cannot be resolved ({error.strerror})") from error
     except ConnectionRefusedError as error:
         raise away("SSH_REFUSED", f"{where} refuses connections: no sshd there, or not yet") from error
+    except NoThread as error:
+        raise _no_thread(machine, error) from error
     except OSError as error:
         raise away("SSH_SILENT", f"no connection to {where} ({error.strerror or error})") from error
     note(sock)
@@ -355,7 +364,10 @@ def start_transport(
         transport.channel_timeout = secs
         _restrict(transport, host_keys)
         done = threading.Event()
-        transport.start_client(event=done)
+        try:
+            enter(partial(transport.start_client, event=done))
+        except NoThread as error:
+            raise _no_thread(machine, error) from error
         answered = done.wait(secs)
         if answered and transport.is_active():
             return transport
@@ -375,6 +387,10 @@ def start_transport(
             transport.close()
         sock.close()
         raise
+
+
+def _no_thread(machine: Machine, error: NoThread) -> MachineAway:
+    return MachineAway(machine.name, f"{error.strerror} to speak with it", code=NO_THREADS, hint=HINT)
 
 
 def _restrict(transport: _Transport, host_keys: Sequence[str]) -> None:

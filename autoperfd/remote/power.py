@@ -18,6 +18,7 @@ from collections.abc import Iterable
 
 from autoperfd.core.settings import PowerSwitch
 from autoperfd.core.text import safe
+from autoperfd.remote.threads import NoThread, begin
 
 SWITCH_SECS = 60.0  # what a switch may take from the press to its last word
 SAID_LIMIT = 2000  # bytes of a switch's output or answer that are kept
@@ -39,7 +40,11 @@ class Press:
         self._secs = secs
         self._ended = threading.Event()
         self.problem = ""
-        threading.Thread(target=self._work, name=f"power switch {switch.name}", daemon=True).start()
+        try:
+            begin(self._work, f"power switch {switch.name}")
+        except NoThread as error:
+            self.problem = f"it was not pressed: {error.strerror}"
+            self._ended.set()
 
     def ended(self) -> bool:
         """Whether the switch has had its say, or its deadline has come; from then on `problem` stays."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-import threading
 import time
 from typing import Any
+
+from autoperfd.remote.threads import begin
 
 KEEPALIVE_SECS = 5  # a silent link is asked after that long …
 KEEPALIVE_AGAIN_SECS = 2  # … and so often until it answers
@@ -59,9 +60,7 @@ def resolve(host: str, port: int, secs: float) -> list[Address]:
         except OSError as error:
             problem.append(error)
 
-    asking = threading.Thread(target=ask, name=f"resolve {host}", daemon=True)
-    asking.start()
-    asking.join(secs)
+    begin(ask, f"resolve {host}").join(secs)
     if problem:
         raise problem[0]
     if not found:

@@ -46,6 +46,7 @@ def of_sqlite(name: str) -> sqlite3.Error:
         (of_sqlite("SQLITE_IOERR_FSYNC"), "DISK_IO"),
         (of_sqlite("SQLITE_IOERR_WRITE"), "DISK_IO"),
         (of_sqlite("SQLITE_IOERR_READ"), "STATE_UNREADABLE"),
+        (of_sqlite("SQLITE_IOERR_CORRUPTFS"), "STATE_UNREADABLE"),
         (of_sqlite("SQLITE_CORRUPT"), "STATE_UNREADABLE"),
         (of_sqlite("SQLITE_NOTADB"), "STATE_UNREADABLE"),
         (None, "STATE_UNREADABLE"),

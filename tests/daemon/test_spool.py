@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import resource
@@ -446,6 +447,19 @@ def test_a_file_that_ends_the_daemon_is_put_aside(place: Place, fired: Fired) ->
     assert place.engine.files == ["b.toml"]
     assert [file for file, _ in place.engine.refused] == ["a.toml"]
     fired("Q12", place.error("a.toml"))
+
+
+def test_a_file_that_nothing_was_left_to_read_with_is_not_put_aside(place: Place) -> None:
+    def short(data: bytes, file: str) -> Parsed:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    place.drop("a.toml")
+    place.restart(short)
+    place.settle()
+    assert place.where("a.toml") == ["claimed"]
+    place.restart()  # killed meanwhile
+    place.settle()
+    assert place.engine.files == ["a.toml"] and not place.engine.refused
 
 
 def test_a_slow_file_is_not_put_aside_when_the_daemon_ends_in_order(live: Place) -> None:
