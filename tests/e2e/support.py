@@ -57,8 +57,12 @@ class Daemon:
 
     def ask(self, command: str, **args: Any) -> dict[str, Any]:
         """One command over the control socket; the whole reply."""
+        return self.ask_within(35, command, **args)
+
+    def ask_within(self, secs: float, command: str, **args: Any) -> dict[str, Any]:
+        """One command; TimeoutError where nothing comes for so long, ValueError where the daemon hangs up."""
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(35)
+            sock.settimeout(secs)
             sock.connect(str(self.runtime / "control.sock"))
             sock.sendall(json.dumps({"v": 1, "command": command, "args": args}).encode() + b"\n")
             data = b""
@@ -126,12 +130,12 @@ class LiveDaemon(Daemon):
         self.process: subprocess.Popen[bytes] | None = None
         self.log = root / "log"
 
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    def start(self, *before: str, **environment: str) -> None:
+        """Start it, by the program `before` if need be, and wait until it answers."""
+        environment = {**os.environ, "PYTHONWARNINGS": "default", **environment}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "autoperfd.daemon.main", "--config", str(self.config)],
+                [*before, sys.executable, "-m", "autoperfd.daemon.main", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
