@@ -7,6 +7,7 @@ while the daemon runs. Validation is linear and happens here. Called by the inta
 
 from __future__ import annotations
 
+import fcntl
 import json
 import marshal
 import os
@@ -34,7 +35,9 @@ _CHILD = Path(__file__).with_name("parse_child.py").read_text(encoding="utf-8")
 
 def _kept_in_memory(package: Path) -> int:
     """A zip of a package's compiled modules that lives as long as this process; its descriptor."""
-    fd = os.memfd_create(package.name)
+    made = os.memfd_create(package.name)
+    fd = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 3)  # where we were started without 0, 1 and 2, they stay free
+    os.close(made)
     with open(fd, "wb", closefd=False) as file, zipfile.ZipFile(file, "w") as modules:
         for path in package.rglob("*.py"):
             name = path.relative_to(package.parent)
