@@ -36,6 +36,7 @@ VERSION = 1
 MAX_CLIENTS = 64
 MAX_LINE = 64 * 1024
 IDLE_SECS = 5.0  # for a caller to deliver its whole line, and again to take its whole answer
+STUCK_SECS = 15.0  # without going round, which takes less than `IDLE_SECS` and a look together
 ANSWER_SECS = 30.0  # for the engine to answer
 OPERATORS = "autoperf"  # the group whose members may command
 
@@ -162,6 +163,7 @@ class Control:
         self._lock = threading.Lock()
         self._clients: dict[socket.socket, bool] = {}  # oldest first; True: still delivering its line
         self._stopping = threading.Event()
+        self._beat: float | None = None  # monotonic, when the accepting thread last went round
         self._wake: tuple[socket.socket, ...] = ()  # its second end closed, the accepting thread looks up
         self._listener: socket.socket | None = None
         self._inode: tuple[int, int] | None = None
@@ -177,7 +179,17 @@ class Control:
                 hint=f"Make {self._path.parent} a folder the daemon's user can write",
             ) from error
         self._wake = socket.socketpair()
+        self._beat = time.monotonic()
         self._thread.start()
+
+    def stuck(self) -> str:
+        """Why nobody is listened to any more, or ""."""
+        if self._beat is None or self._stopping.is_set():
+            return ""
+        silent = time.monotonic() - self._beat
+        if not self._thread.is_alive() or silent > STUCK_SECS:
+            return f"the control socket has not moved for {silent:.0f} s"
+        return ""
 
     def close(self) -> None:
         """Stop listening, remove the socket's file, drop all callers; returns when nothing is accepted any more."""
@@ -229,6 +241,7 @@ class Control:
     def _accept_all(self) -> None:
         lost = False
         while not self._stopping.is_set():
+            self._beat = time.monotonic()
             if _inode(self._path) != self._inode:
                 try:
                     self._listen()

@@ -243,6 +243,7 @@ class Daemon:
         """Let people and systemd know that we are there; once."""
         if not self._is_listening:
             control.start()
+            self.pulse.watch(control)
             self._is_listening = True
             self.systemd.ready()
 

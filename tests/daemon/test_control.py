@@ -25,6 +25,7 @@ import autoperfd
 from autoperfd.daemon import control
 from autoperfd.daemon.control import MAX_LINE, Control, Question, Reply, Who, asker, parse_request
 from autoperfd.errors import AutoperfError, Refused
+from autoperfd.remote.threads import begin
 from tests.faults import Fired
 
 DEADLINE = 10.0
@@ -532,3 +533,22 @@ def test_the_groups_option_is_the_kernels() -> None:
             assert error.errno in (errno.ENOPROTOOPT, errno.ERANGE)
             pytest.skip("the kernel does not know SO_PEERGROUPS")
     assert {group for (group,) in struct.iter_unpack("I", packed)} == set(os.getgroups())
+
+
+def test_it_says_that_it_is_stuck_when_a_caller_s_thread_never_begins(
+    served: Control, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def stuck(work: Callable[[], object], name: str) -> None:
+        go_on.wait(20)
+        begin(work, name)
+
+    monkeypatch.setattr(control, "STUCK_SECS", 0.5)
+    assert served.stuck() == ""
+    with monkeypatch.context() as patched:
+        patched.setattr(control, "begin", stuck)
+        with connect(path):
+            until(lambda: "the control socket has not moved" in served.stuck(), "it says so")
+    go_on.set()
+    until(lambda: served.stuck() == "", "it moves again")

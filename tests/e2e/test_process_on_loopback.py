@@ -34,6 +34,7 @@ pub_count = [1]
 sub_count = [1]
 latency_count = [10]
 """
+WATCHDOG_SECS = 3.0
 FOR = Event()  # never set: lets a fault last for a while
 
 
@@ -359,6 +360,55 @@ def test_without_threads_work_waits(
     assert spent < 4, "it goes round and round"
     daemon.ended_well()
     assert daemon.lives()
+
+
+@pytest.mark.fault("P7")
+def test_running_out_of_memory_is_a_crash_like_others(daemon: Process, loopback_lab: LoopbackLab, fired: Fired) -> None:
+    """First callers who say too much, under a limit that the caps must keep; then no memory is to be had at all.
+
+    A thread that lacks memory for its first step leaves whoever began it waiting for ever: the process must either end
+    or stop to give signs of life, upon which this test does what systemd does.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(daemon.root / "notify"))
+        manager.settimeout(WATCHDOG_SECS)
+        daemon.start(NOTIFY_SOCKET=str(daemon.root / "notify"), WATCHDOG_USEC=f"{WATCHDOG_SECS * 1e6:.0f}")
+        daemon.give(loopback_lab)
+        pages = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[0])
+        size = pages * os.sysconf("SC_PAGE_SIZE")
+        # 64 callers are served, on a thread each whose stack takes 8 MiB of addresses; what they say is a gigabyte.
+        with limited(daemon.pid, resource.RLIMIT_AS, size + (700 << 20)), contextlib.ExitStack() as callers:
+            for _ in range(100):
+                caller = callers.enter_context(socket.socket(socket.AF_UNIX))
+                caller.settimeout(1)
+                with contextlib.suppress(OSError):
+                    caller.connect(str(daemon.runtime / "control.sock"))
+                    caller.sendall(b"x" * (10 << 20))
+            assert daemon.lives(), daemon.text()
+        daemon.until(daemon.answers, "it answers", 15)
+        assert daemon.process is not None
+        with limited(daemon.pid, resource.RLIMIT_AS, 1):
+            deadline = time.monotonic() + 60
+            while daemon.lives() and manager_heard(manager):
+                assert time.monotonic() < deadline, daemon.text()
+                daemon.try_to_ask("list", 0.5)
+            if daemon.lives():
+                daemon.process.send_signal(signal.SIGABRT)
+            status = daemon.process.wait(10)
+    fired("P7", f"no memory was to be had; ended with {status}")
+    assert status in (-signal.SIGABRT, 70), daemon.text()
+    daemon.start()
+    daemon.ended_well()
+
+
+def manager_heard(manager: socket.socket) -> bool:
+    """Whether there was a sign of life since the last call, or is one in time."""
+    try:
+        while b"WATCHDOG=1" not in manager.recv(4096):
+            pass
+    except TimeoutError:
+        return False
+    return True
 
 
 # ---------------------------------------------------------------- the disk under it
