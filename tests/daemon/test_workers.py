@@ -13,10 +13,12 @@ import pytest
 from autoperfd.core import messages as m
 from autoperfd.core.plan import Machine
 from autoperfd.core.settings import PowerSwitch
+from autoperfd.daemon import workers as workers_module
 from autoperfd.daemon.main import SystemClock
 from autoperfd.daemon.work import Answer, Crash
 from autoperfd.daemon.workers import Workers
 from autoperfd.errors import MachineAway, MachineError, MachineImpossible
+from autoperfd.remote.threads import NoThread
 from autoperfd.remote.values import MachineReport, Validation
 from autoperfd.tools import TOOLS
 
@@ -50,6 +52,23 @@ class Fleet:
 
     def validate(self, machines: Sequence[Machine], argv: Any, exits: Any, **rest: Any) -> Validation:
         return self._answer("validate", machines, **rest)
+
+
+class Abandoned(Fleet):
+    """Its links may be broken."""
+
+    def abandon(self, machines: Sequence[Machine]) -> None:
+        self.asked.append(("abandon", {}))
+
+
+class Clock:
+    """Monotonic time that moves when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 def answer(fleet: Fleet, order: m.Order) -> m.Event:
@@ -115,3 +134,47 @@ def test_every_machine_that_is_not_fit_is_told_with_its_code() -> None:
         "p2": ("SHELL_HANG", True),
         "p3": ("ok", None),
     }
+
+
+def test_an_order_that_finds_no_thread_waits_for_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, fleet, inbox = Clock(), Fleet(), queue.SimpleQueue[Answer | Crash]()
+    speeds = {"validation_secs": 1.0, "boot_budget_secs": 1.0, "grace_secs": 1.0}
+    workers = Workers(fleet, TOOLS, inbox.put, clock, **speeds)  # type: ignore[arg-type]
+
+    def refuse(work: object, name: str) -> None:
+        raise NoThread
+
+    with monkeypatch.context() as patched:
+        patched.setattr(workers_module, "begin", refuse)
+        workers.start(1, 5, m.Reboot((P1,), {}, "soft"), Path("/nowhere"), "perftest")
+        first = workers.next_overdue()
+        assert first is not None and first - clock.now <= 1, "the engine is back soon"
+        clock.now = first
+        assert workers.give_up_overdue() == []
+        again = workers.next_overdue()
+        assert again is not None and first < again <= first + 1, "and never in a busy loop"
+    assert fleet.asked == [] and len(caplog.records) == 1 and "NO_THREADS: Reboot-1 waits" in caplog.text
+    clock.now = again
+    assert workers.give_up_overdue() == []
+    assert inbox.get(timeout=5) == Answer(1, 5, m.Rebooted(boot_ids={"p1": "new"}))
+
+
+def test_an_order_that_never_finds_a_thread_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, answers = Clock(), list[Answer]()
+    speeds = {"validation_secs": 1.0, "boot_budget_secs": 1.0, "grace_secs": 1.0}
+    workers = Workers(Abandoned(), TOOLS, lambda told: None, clock, **speeds)  # type: ignore[arg-type]
+
+    def refuse(work: object, name: str) -> None:
+        raise NoThread
+
+    monkeypatch.setattr(workers_module, "begin", refuse)
+    workers.start(1, 5, m.Reboot((P1,), {}, "soft"), Path("/nowhere"), "perftest")
+    for _ in range(10_000):
+        due = workers.next_overdue()
+        if due is None:
+            break
+        clock.now = due
+        answers += workers.give_up_overdue()
+    assert [(answer.experiment, answer.ticket) for answer in answers] == [(1, 5)]
