@@ -28,7 +28,7 @@ Course = Generator[str, None, None]
 STRIKE_SECS = 60.0  # a fault that has not struck, or is not over, by then never will be
 BOOT_SECS = 60.0
 MOST_BALLAST = 1 << 28
-NOTICE_SECS = 120.0  # an attempt ends, and the machines are looked at again
+NOTICE_SECS = 240.0  # an attempt ends, its gigabyte of noise comes over, and the machines are looked at again
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,8 @@ def apart(arena: Arena, draw: Draw) -> Course:
     try:
         yield from until(cut.lost, f"a frame between {one} and {other} is lost")
         yield f"{one} and {other} did not hear each other: {cut.lost()} frames were lost at first"
-        yield from until(lambda: arena.look() and arena.attempt(name) != before, f"the attempt of {name} ends")
+        ended = f"the attempt of {name} ends"
+        yield from until(lambda: arena.look() and arena.attempt(name) != before, ended, NOTICE_SECS)
     finally:
         cut.heal()
 
@@ -302,7 +303,7 @@ def _misbehave(kind: str) -> Callable[[Arena, Draw], Course]:
             return ""
 
         yield from until(told, f"the tool on {machine.name} can be told to misbehave")
-        yield from until(did, f"the tool on {machine.name} is started and misbehaves", 2 * STRIKE_SECS)
+        yield from until(did, f"the tool on {machine.name} is started and misbehaves", NOTICE_SECS)
         yield f"the tool on {machine.name} did {word} in attempt {did()[:8]}"
 
     return course

@@ -19,7 +19,7 @@ from autoperfd.lab.faults.kinds import KINDS, Course, Draw
 
 TICK_SECS = 0.05
 LOOK_SECS = 0.25
-STALL_SECS = 180.0  # without a single test getting done; an outage ends far sooner
+STALL_SECS = 300.0  # without a single test getting done; an outage ends far sooner
 LONGEST_SECS = 6.0
 RESERVE = 12  # tests left when the last fault is due, for many faults strike at the start of an attempt only
 FEW = 4  # tests left of an experiment: a fault that needs another start may miss it
