@@ -66,7 +66,7 @@ class Did:
     """Something that happened on a machine.
 
     `verb`: probed (and found fit), prepared, started, "ended by …", swept, wiped, "told to reboot, …", power cut,
-    booted.
+    booted, missed (by whoever waited there for the end of that attempt).
     """
 
     machine: str

@@ -20,6 +20,7 @@ from autoperfd.rehearsal.world import PLENTY, Chances, World
 ILLS = ("PING", "PING", "SSH_SILENT", "SSH_NO_BANNER", "SHELL_HANG", "SHELL_HANG", "BAD_ANSWER", "PING_LOST")
 VERBS = ("probe", "boot_id", "reboot", "prepare", "go", "go", "await", "state", "stop", "sweep")
 HORIZON_SECS = (60.0, 500.0)
+LOOKS = 300  # how often, a second apart, a fault looks for an attempt that it can strike
 Fault = Callable[[World, random.Random], None]
 
 
@@ -192,6 +193,26 @@ def _all_are_cut(world: World, rng: random.Random) -> None:
             lambda machine=machine: machine.set_cut(True),  # type: ignore[misc]
             lambda machine=machine: machine.set_cut(False),  # type: ignore[misc]
         )
+
+
+def _is_away_in_mid_attempt(world: World, rng: random.Random) -> None:
+    """The attempt goes on meanwhile, but its participants do not find each other: when it ends all is well again."""
+    left = [LOOKS]
+
+    def look() -> None:
+        left[0] -= 1
+        running = [(machine, uid) for machine in world.machines.values() for uid in machine.alive()]
+        if running and not world.is_calm:
+            machine, uid = rng.choice(running)
+            secs, status = rng.choice((1.0, 8.0, 20.0, 60.0)), rng.choice(("no-match", "no-data", "timeout"))
+            world.say(f"fault: {machine.name} is away for {secs:.0f} s in {uid[:8]}, which ends as {status}")
+            world.spoil(uid, status)
+            machine.set_cut(True)
+            world.timeline.after(secs, lambda: machine.set_cut(False))
+        elif left[0] and not world.is_calm:
+            world.timeline.after(1.0, look)
+
+    look()
 
 
 def _flaps(world: World, rng: random.Random) -> None:
@@ -497,6 +518,7 @@ FAULTS: tuple[Fault, ...] = (
     _all_lose_power,
     _is_cut,
     _all_are_cut,
+    _is_away_in_mid_attempt,
     _flaps,
     _boots_again_and_again,
     _is_slow,
@@ -542,7 +564,15 @@ LADDER: tuple[Fault, ...] = (
     _is_cut_off,
 )
 
-OUTAGES: tuple[Fault, ...] = (_is_cut_off, _is_cut_off, _all_are_cut, _all_lose_power, _sleeps)
+OUTAGES: tuple[Fault, ...] = (
+    _is_cut_off,
+    _is_cut_off,
+    _all_are_cut,
+    _all_lose_power,
+    _sleeps,
+    _is_away_in_mid_attempt,
+    _is_away_in_mid_attempt,
+)
 
 # ---------------------------------------------------------------- people
 

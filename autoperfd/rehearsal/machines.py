@@ -140,6 +140,10 @@ class VirtualMachine:
             return MachineAway(self.name, "it does not answer", code="PING" if verb == "probe" else "SSH_SILENT")
         return MachineAway(self.name, "it does not answer as it should", code=self.ill or "LINK_LOST")
 
+    def missed(self, uid: str) -> None:
+        """Whoever waited for the end of an attempt here lost the link, and asks again."""
+        self._report(self.name, "missed", uid, self.boot_id)
+
     def alive(self) -> list[str]:
         """Uids of the attempts that have processes here now."""
         return [uid for uid, folder in self.folders.items() if folder.processes and folder.state != "parked"]

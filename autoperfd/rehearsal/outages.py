@@ -102,6 +102,45 @@ def attempts_open_on_fit_machines(evidence: Evidence) -> Iterator[str]:
                     yield f"attempt {entry.write.change.uid} was opened though {', '.join(away)} had not answered"
 
 
+def outages_in_mid_attempt_are_not_charged(evidence: Evidence) -> Iterator[str]:
+    """What an outage can bring about is not charged to an attempt that was open when one was found, over or not.
+
+    Nor is any attempt excused by an outage that nobody found. What a worker alone had found is gone with its work.
+    """
+    kept: set[str] = set()  # uids with an outage that the memory tells of
+    seen: dict[str, bool] = {}  # uid with one that a worker found -> whether that work goes on
+    current: dict[int, str] = {}
+    lives: dict[int, str] = {}
+    for entry in evidence.record:
+        if isinstance(entry, Did) and entry.verb == "missed":
+            seen[entry.uid] = True
+        elif isinstance(entry, Asked) and current.get(entry.experiment) in seen:
+            seen[current[entry.experiment]] = False
+        elif not isinstance(entry, Committed):
+            continue
+        elif isinstance(entry.write, SaveLife):
+            lives[entry.write.experiment] = entry.write.life
+        elif isinstance(entry.write, SaveHistory) and entry.write.event == "unreachable":
+            life = json.loads(lives[entry.write.experiment])
+            if any(is_outage(code) for code in life["ill"].values()):
+                kept.add(life["uid"])
+        elif isinstance(entry.write, Happened):
+            change = entry.write.change
+            if isinstance(change, m.AttemptOpened):
+                current[entry.write.experiment] = change.uid
+            elif isinstance(change, m.AttemptClosed) and change.uid:
+                yield from _excused(change, change.uid in kept or seen.get(change.uid, False), change.uid in seen)
+
+
+def _excused(change: m.AttemptClosed, known: bool, once: bool) -> Iterator[str]:
+    """`known`: its judge knew of an outage. `once`: some worker did."""
+    result = change.result
+    if known and result.blame == "test" and result.end_status in SUSPICIOUS:
+        yield f"{change.uid} was charged to {change.test} as {result.end_status}, but machines were away as it ran"
+    if json.loads(result.evidence).get("was_away") and not known and not once:
+        yield f"{change.uid} was excused by an outage that nobody found"
+
+
 class _Suspects:
     """Tests of one experiment that were charged for what an outage may have done, since the last success."""
 

@@ -327,8 +327,9 @@ class SimWorkers:
             if kept is not None and kept.uid == order.uid:
                 result = kept.result
             else:
-                ended = yield from self._made(experiment, ticket, order)
-                result = yield from self._judge(order, ended, folder, path)
+                away: dict[str, str] = dict(order.was_away)
+                ended = yield from self._made(experiment, ticket, order, away)
+                result = yield from self._judge(order, ended, away, folder, path)
                 if isinstance(result, m.LowDisk):
                     return result
         except HalfStarted as error:
@@ -339,8 +340,11 @@ class SimWorkers:
             return m.Failed(result=_blamed("no-data", "network", error))
         return m.Succeeded(result=result) if result.end_status in KEPT else m.Failed(result=result)
 
-    def _made(self, experiment: int, ticket: int, order: m.RunAttempt) -> Work:
-        """Find, start or go on with it, wait for its end: machine name -> how it stands there."""
+    def _made(self, experiment: int, ticket: int, order: m.RunAttempt, away: dict[str, str]) -> Work:
+        """Find, start or go on with it, wait for its end: machine name -> how it stands there.
+
+        `away` gets the machines whose link was lost as it ran, with codes.
+        """
         names = order.plan.machines()
         machines = tuple(machine for machine in order.machines if machine.name in names)
         idle = [machine for machine in order.machines if machine.name not in names]
@@ -349,7 +353,7 @@ class SimWorkers:
         else:
             yield from self._start(order, machines, idle)
         self._say(experiment, ticket, m.Started())
-        ended = yield [self._awaited(machine, order.uid) for machine in machines]
+        ended = yield [self._awaited(machine, order.uid, away) for machine in machines]
         return _whole(machines, ended)
 
     def _start(self, order: m.RunAttempt, machines: tuple[Machine, ...], idle: list[Machine]) -> Work:
@@ -378,17 +382,21 @@ class SimWorkers:
         yield [self._asked(machine, "stop", order.uid, "sweep") for machine in machines]
         raise HalfStarted(f"attempt {order.uid} had been started on some machines only; all of it was ended")
 
-    def _awaited(self, machine: Machine, uid: str) -> Work:
+    def _awaited(self, machine: Machine, uid: str, away: dict[str, str]) -> Work:
         for pause in (0.1, 1.0, None):
             try:
                 return (yield self._link(machine).ask("await", uid))
-            except MachineAway:
+            except MachineAway as error:
                 if pause is None:
                     raise
+                away[machine.name] = error.code
+                self._virtual(machine).missed(uid)
                 yield pause
         raise AssertionError("unreachable")
 
-    def _judge(self, order: m.RunAttempt, ended: Mapping[str, Found], folder: str, path: str) -> Work:
+    def _judge(
+        self, order: m.RunAttempt, ended: Mapping[str, Found], away: Mapping[str, str], folder: str, path: str
+    ) -> Work:
         yield self._rng.uniform(0.01, 0.5)  # the files come over
         machine = next(iter(ended))
         if self._chance(self._mischief.fetch):
@@ -404,13 +412,13 @@ class SimWorkers:
             return m.LowDisk(reason="the archive has no room", code="DISK_FULL")
         before = {name: found.before for name, found in ended.items() if found.before}
         after = {name: found.after or found.boot for name, found in ended.items()}
-        evidence = json.dumps({"uid": order.uid, "boot_before": before, "boot_after": after})
+        evidence = json.dumps({"uid": order.uid, "boot_before": before, "boot_after": after, "was_away": dict(away)})
         result = self._guarded(result_of(self._verdict(order.uid, ended), before, after, evidence), ended)
         if result.end_status not in KEPT:
             machines = [machine for machine in order.machines if machine.name in order.plan.machines()]
             examined = yield [self._examine(machine, machines) for machine in machines]
             looks = {machine.name: at for machine, at in zip(machines, examined, strict=True)}
-            result = blamed(result, looks, order.was_away)
+            result = blamed(result, looks, away)
         fields = {name: getattr(result, name) for name in m.AttemptResult.__slots__}
         fields.update(archive=path, sha256=f"{order.uid}{order.uid}", size=len(order.uid))
         kept = m.AttemptResult(**fields)

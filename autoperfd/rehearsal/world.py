@@ -30,7 +30,17 @@ from autoperfd.daemon.control import Question, Reply, Who
 from autoperfd.daemon.engine import Delivered, Engine, Entry, Offer, Stop
 from autoperfd.daemon.pins import PinBook
 from autoperfd.daemon.space import Space
-from autoperfd.daemon.store import MIGRATIONS, SCHEMA_VERSION, Happened, OutboxRow, SaveHistory, SaveMeta, Store, Write
+from autoperfd.daemon.store import (
+    MIGRATIONS,
+    SCHEMA_VERSION,
+    Happened,
+    OutboxRow,
+    SaveHistory,
+    SaveLife,
+    SaveMeta,
+    Store,
+    Write,
+)
 from autoperfd.errors import AutoperfError, Problem, StoreError
 from autoperfd.rehearsal.drafts import Draft
 from autoperfd.rehearsal.evidence import (
@@ -472,7 +482,7 @@ class World:
                     self._note(write.experiment, change)
                 case OutboxRow() if write.tries == 0:
                     self.say(f"to be told: {write.kind} {json.loads(write.facts).get('reason')}")
-            if isinstance(write, Happened | OutboxRow | SaveHistory):
+            if isinstance(write, Happened | OutboxRow | SaveHistory | SaveLife):
                 self.record.append(Committed(self.commits, write, self.timeline.now))
         self._point("after a commit")
 
@@ -512,9 +522,13 @@ class World:
         one.parted.add(other.name)
         other.parted.add(one.name)
         for uid in {*one.alive()} & {*other.alive()}:
-            status, secs = self._outcomes.get(uid, ("", 0.0))
-            if status in KEPT:
-                self._outcomes[uid] = ("no-data", secs)
+            self.spoil(uid, "no-data")
+
+    def spoil(self, uid: str, status: str) -> None:
+        """Let an attempt that runs end so where it would have succeeded."""
+        would, secs = self._outcomes.get(uid, ("", 0.0))
+        if would in KEPT:
+            self._outcomes[uid] = (status, secs)
 
     @staticmethod
     def join(one: VirtualMachine, other: VirtualMachine) -> None:

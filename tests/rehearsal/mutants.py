@@ -256,6 +256,39 @@ def an_outage_is_charged_to_tests(patch: Patch) -> None:
 
 
 @mutant
+def an_outage_found_by_a_look_gives_nothing_back(patch: Patch) -> None:
+    def refund(old: Any, self: Life, data: Any) -> None:
+        if not isinstance(data.kwargs["event"], m.Unreachable):
+            old(self, data)
+
+    around(patch, Life, "refund", refund)
+
+
+@mutant
+def an_outage_that_is_over_is_charged_to_the_test(patch: Patch) -> None:
+    around(patch, Life, "run_attempt", lambda old, self: replace(old(self), was_away={}))
+
+
+@mutant
+def an_outage_in_mid_attempt_is_forgotten_at_a_restart(patch: Patch) -> None:
+    def restore(old: Any, self: Life, text: str) -> None:
+        old(self, text)
+        self.was_away = {}
+
+    around(patch, Life, "restore", restore)
+
+
+@mutant
+def an_outage_excuses_the_next_attempt_as_well(patch: Patch) -> None:
+    def close(old: Any, self: Life, *args: Any) -> None:
+        away = self.was_away
+        old(self, *args)
+        self.was_away = away
+
+    around(patch, Life, "_close", close)
+
+
+@mutant
 def a_charge_is_given_back_again_and_again(patch: Patch) -> None:
     def refund(old: Any, self: Life, data: Any) -> None:
         old(self, data)

@@ -303,6 +303,31 @@ def test_a_machine_that_never_comes_back(fired: Fired) -> None:
         assert len(list(steps(world))) < 200
 
 
+@pytest.mark.fault("N1")
+@pytest.mark.parametrize(
+    ("secs", "noticed"), [(2.0, "m2 missed"), (60.0, "unreachable, running -> backing-off")], ids=["worker", "memory"]
+)
+def test_an_outage_in_mid_attempt_that_is_over_again(secs: float, noticed: str, fired: Fired) -> None:
+    """The tool fails by it; when the machines are looked at all is well, and the test pays nothing all the same."""
+    with a_world(Draft("E1", tests=1, retries=0, duration_secs=30)) as world:
+        one = on(world, "m2")
+
+        def cut() -> None:
+            (uid,) = one.alive()
+            world.spoil(uid, "no-match")
+            one.set_cut(True)
+            world.timeline.after(secs, lambda: one.set_cut(False))
+
+        world.when["running"] = [lambda: world.timeline.after(5.0, cut)]
+        world.live(900.0)
+        fired("N1", struck(world, noticed))
+        first, second = rows(world)
+        assert (first.status, first.blame, first.machine) == ("no-match", "machine", "m2")
+        assert "m2 could not be reached for a while as it ran" in first.reason
+        assert second.status == "success"
+        assert world.conclude() == []
+
+
 @pytest.mark.fault("D5")
 def test_a_quota_that_no_look_at_the_disk_tells_of(fired: Fired) -> None:
     """It is not tried for ever: a person is asked for, and the attempt waits with its files on the machines."""
