@@ -66,7 +66,7 @@ FAST = Path("/dev/shm")  # results of a rehearsal are written here where there i
 BAD_STATUSES = ("timeout", "crashed", "early-exit", "truncated", "bad-data", "no-data", "no-match")
 MADE = "made for the rehearsal"  # stands in every error that is put in on purpose
 TICK_SECS = 1e-6  # more than what is lost when clocks are added up
-ROUNDS = 12  # how often a person resumes what is halted before we call it a loop
+ROUNDS = 12  # how often, besides once a test, a person resumes what is halted before we call it a loop
 
 
 class Died(BaseException):
@@ -292,7 +292,7 @@ class World:
         """Stop all faults, see to everything a person has to, and say what does not hold then."""
         self.calm()
         self.pass_time(max(0.0, self.timeline.awake_at - self.timeline.now))
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS + sum(e.sweep.count for e in self.experiments)):
             if not self.pass_time(self.bound(), until=self.settled):
                 self.say("it goes on and on")
                 break
