@@ -74,12 +74,12 @@ MACHINE = Figure(
 POWER = Figure(
     "power loss noticed",
     "a machine's power fails in mid-attempt, without a word -> the daemon says that it is away",
-    "link_loss_secs 15: 12 of silence, then 2 tries of 1.5",
+    "link_loss_secs 15: 12 of silence; two more tries, always 4.1",
 )
 SILENCE = Figure(
     "silent link noticed",
     "nothing passes between controller and one machine any more -> the daemon says that it is away",
-    "link_loss_secs 15: 12 of silence, then 2 tries of 1.5",
+    "link_loss_secs 15: 12 of silence; two more tries, always 4.1",
 )
 FIGURES = (CRASH, HANG, CONTROLLER, MACHINE, POWER, SILENCE)
 
