@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.faults import MARKED, rows_of
 from tests.faults import fired as fired  # a fixture and a hook, which pytest finds in this file
 from tests.faults import pytest_pyfunc_call as pytest_pyfunc_call
 
@@ -27,8 +28,10 @@ PROJECT = Path(__file__).parent.parent
 LABS = {"loopback_lab": pytest.mark.lab, "container_lab": pytest.mark.container}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before any is left out by -m or -k
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A test that asks for a lab carries its marker, so `-m "not container"` needs no second list."""
+    config.stash[MARKED] = [(item.nodeid, rows_of(item)) for item in items]
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in LABS:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 import pytest
 
 FIRED = pytest.StashKey[dict[str, list[str]]]()
+MARKED = pytest.StashKey[list[tuple[str, list[str]]]]()  # of a config: every collected test and its rows
 Fired = Callable[[str, str], None]
 
 
