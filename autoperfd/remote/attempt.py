@@ -34,6 +34,7 @@ from autoperfd.remote.values import Order, Outcome, Timing
 MARGIN_SECS = 10.0  # how long after its hard stop a launcher may still be silent
 RECONNECT_PAUSES = (0.1, 1.0)  # a link lost in mid-test is told within seconds when it does not come back
 RECONNECT_SECS = 1.5
+BANNER_SECS = 5.0  # a machine that takes a connection and says nothing for so long hangs
 JUST_STARTED = Found("running", "")
 FULL_KB = 64  # less free space than this at the end: the machine's disk is full
 VALUES_LIMIT = 1_700_000  # bytes of arguments and environment one machine's participants may have in all
@@ -236,14 +237,14 @@ class Attempt:
         line = self._lines[machine.name]
         for pause in (*RECONNECT_PAUSES, None):
             try:
-                line.connect(tcp_secs=RECONNECT_SECS)
+                line.connect(tcp_secs=RECONNECT_SECS, banner_secs=BANNER_SECS)
                 secs = max(0.1, bound - time.monotonic())
                 return self._read(line, line.ask("await", [*self._place, which], secs=secs, on="bulk", tries=1))
             except MachineAway as away:
                 self._call.check()
                 if away.code == "SHELL_HANG" and time.monotonic() >= bound:
                     return self._state(machine)  # it should have told by itself long ago
-                if pause is None or away.code == "ABANDONED":
+                if pause is None or away.code in ("ABANDONED", "SSH_NO_BANNER"):
                     raise
                 self._was_away[machine.name] = away.code
                 self._call.stopped.wait(pause)

@@ -19,6 +19,7 @@ from autoperfd.core.plan import Machine
 from autoperfd.core.text import safe
 from autoperfd.errors import MachineAway, MachineImpossible
 from autoperfd.remote import keys, tcp
+from autoperfd.remote.heartbeat import Heartbeat
 from autoperfd.remote.shell import COMMAND, Shell, ShellBroken
 from autoperfd.remote.threads import HINT, NO_THREADS, NoThread, enter
 from autoperfd.remote.values import Pins, Timing
@@ -109,11 +110,14 @@ class Line:
         finally:
             self._check()
 
-    def connect(self, *, tcp_secs: float | None = None) -> None:
-        """Makes sure there is a connection, as far as is known; `tcp_secs` limits the TCP connect alone."""
+    def connect(self, *, tcp_secs: float | None = None, banner_secs: float | None = None) -> None:
+        """Makes sure there is a connection, as far as is known.
+
+        `tcp_secs` limits the TCP connect alone, `banner_secs` the wait for the SSH server's first words after it.
+        """
         self._check()
         try:
-            self.link.connect(tcp_secs)
+            self.link.connect(tcp_secs, banner_secs)
         finally:
             self._check()
 
@@ -133,6 +137,8 @@ class Line:
         said = f" ({safe(broken.detail, 300)})" if broken.detail else ""
         if broken.kind == "hang":
             return self.away("SHELL_HANG", f"its shell does not answer{said}")
+        if broken.kind == "mute":
+            return self.away("SSH_HANG", "its connection stands, but its SSH server does not answer")
         if broken.kind == "nonsense":
             return self.away("BAD_ANSWER", f"its shell answers nonsense{said}")
         return self.away("LINK_LOST", f"the connection was lost{said}")
@@ -204,7 +210,7 @@ class Link:
         """See `Line.execute`. Raises ShellBroken("hang")."""
         transport = self.connect()
         deadline = time.monotonic() + secs
-        late = self._limit(transport, secs)
+        limit, _ = self._limit(transport, secs)
         ended = -1
         try:
             channel = transport.open_session(timeout=secs)
@@ -219,7 +225,7 @@ class Link:
         except (paramiko.SSHException, OSError, EOFError):
             pass
         finally:
-            late.cancel()
+            limit.cancel()
         if ended < 0 and time.monotonic() >= deadline:
             raise ShellBroken("hang", f"`{command}` does not end")
         return ended if ended >= 0 else None
@@ -228,20 +234,20 @@ class Link:
 
     def _open(self, transport: _Transport) -> Shell:
         secs = self.timing.connect_secs
-        late = self._limit(transport, secs)
+        limit, late = self._limit(transport, secs)
         try:
             channel = transport.open_session(timeout=secs)
             channel.exec_command(COMMAND)
-            return Shell(channel, secs)
+            return Shell(channel, secs, Heartbeat(transport, tcp.silence_secs(self.timing.link_loss_secs)))
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise ShellBroken("lost" if late.is_alive() else "hang", str(error)) from error
+            raise ShellBroken("hang" if late.is_set() else "lost", str(error)) from error
         except ShellBroken as broken:
-            raise ShellBroken("hang", broken.detail) if not late.is_alive() else broken from broken
+            raise ShellBroken("hang", broken.detail) if late.is_set() else broken from broken
         finally:
-            late.cancel()
+            limit.cancel()
 
-    def connect(self, tcp_secs: float | None = None) -> _Transport:
-        """The connection, made where need be; `tcp_secs` limits the TCP connect alone."""
+    def connect(self, tcp_secs: float | None = None, banner_secs: float | None = None) -> _Transport:
+        """The connection, made where need be. The limits are those of `Line.connect`."""
         with self._connecting:
             transport = self._transport
             if transport is not None and transport.is_active():
@@ -258,7 +264,7 @@ class Link:
                     code="HOST_KEY_UNKNOWN",
                     hint=f"Look at its fingerprint and trust it: autoperfctl trust {machine.name}",
                 )
-            transport = self._negotiate(pinned, tcp_secs)
+            transport = self._negotiate(pinned, tcp_secs, banner_secs)
             try:
                 self._log_in(transport, key)
             except BaseException:
@@ -269,9 +275,12 @@ class Link:
             self.connections += 1
             return transport
 
-    def _negotiate(self, pinned: list[tuple[str, bytes]], tcp_secs: float | None) -> _Transport:
+    def _negotiate(
+        self, pinned: list[tuple[str, bytes]], tcp_secs: float | None, banner_secs: float | None
+    ) -> _Transport:
         def start(kinds: list[str]) -> _Transport:
-            return start_transport(self.machine, keys.algorithms(kinds), self.timing, self._note_socket, tcp_secs)
+            asked = keys.algorithms(kinds)
+            return start_transport(self.machine, asked, self.timing, self._note_socket, tcp_secs, banner_secs)
 
         try:
             transport = start([kind for kind, _ in pinned])
@@ -290,15 +299,24 @@ class Link:
         self.fingerprint = keys.fingerprint(shown.asbytes())
         return transport
 
-    def _limit(self, transport: _Transport, secs: float) -> threading.Timer:
-        """Ends a connection at that time; some of paramiko's waits have no limit of their own. Raises MachineAway."""
-        late = threading.Timer(secs, transport.close)
-        late.daemon = True
+    def _limit(self, transport: _Transport, secs: float) -> tuple[threading.Timer, threading.Event]:
+        """Ends a connection at that time, and tells that it did; some of paramiko's waits have no limit of their own.
+
+        Raises MachineAway.
+        """
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()  # told first: whoever is freed by the closing asks why before it is done
+            transport.close()
+
+        limit = threading.Timer(secs, end)
+        limit.daemon = True
         try:
-            enter(late.start)
+            enter(limit.start)
         except NoThread as error:
             raise _no_thread(self.machine, error) from error
-        return late
+        return limit, late
 
     def _note_socket(self, sock: tcp.TunedSocket) -> None:
         self._socket = sock
@@ -332,10 +350,12 @@ def start_transport(
     timing: Timing,
     note: Callable[[tcp.TunedSocket], None],
     tcp_secs: float | None = None,
+    banner_secs: float | None = None,
 ) -> _Transport:
     """A connection to the machine's sshd whose keys are exchanged; nobody is logged in, nothing is trusted.
 
-    `host_keys`: the signature algorithms asked for. `note` gets the socket as soon as there is one.
+    `host_keys`: the signature algorithms asked for. `note` gets the socket as soon as there is one. The limits are
+    those of `Line.connect`.
     Raises MachineAway; MachineImpossible when the machine has no key of that kind.
     """
     secs = timing.connect_secs
@@ -368,7 +388,10 @@ def start_transport(
             enter(partial(transport.start_client, event=done))
         except NoThread as error:
             raise _no_thread(machine, error) from error
-        answered = done.wait(secs)
+        first_secs = min(secs, banner_secs or secs)
+        answered = done.wait(first_secs)
+        if not answered and transport.remote_version:
+            answered = done.wait(secs - first_secs)
         if answered and transport.is_active():
             return transport
         problem = transport.get_exception()

@@ -14,6 +14,8 @@ from importlib.resources import files
 
 import paramiko
 
+from autoperfd.remote.heartbeat import Heartbeat
+
 LAUNCHER = files("autoperfd.remote").joinpath("launcher.sh").read_bytes()
 COMMAND = f"exec /bin/sh -c 'AUTOPERF_SH=$(head -c {len(LAUNCHER)}); export AUTOPERF_SH; eval \"$AUTOPERF_SH\"'"
 """The only command ever executed over SSH. A constant; every login shell reads it alike, csh and fish too."""
@@ -28,7 +30,8 @@ _HEADER = re.compile(rb"answer (\d{1,3}) (\d{1,8})\n", re.ASCII)
 
 
 class ShellBroken(Exception):
-    """The conversation cannot go on. `kind`: "lost" (closed), "hang" (no answer in time) or "nonsense"."""
+    """The conversation cannot go on. `kind`: "lost" (closed), "hang" (no answer in time), "mute" (the SSH server
+    itself does not answer) or "nonsense"."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -39,9 +42,14 @@ class ShellBroken(Exception):
 class Shell:
     """The verb loop at the other end of `channel`, which has been told to execute COMMAND."""
 
-    def __init__(self, channel: paramiko.Channel, secs: float) -> None:
-        """Sends the launcher and waits until it speaks. Raises ShellBroken."""
+    def __init__(self, channel: paramiko.Channel, secs: float, heartbeat: Heartbeat | None = None) -> None:
+        """Sends the launcher and waits until it speaks. `heartbeat`: ends waits for a server that hangs.
+
+        Raises ShellBroken.
+        """
         self._channel = channel
+        self._heartbeat = heartbeat
+        self._slice_secs = min(SLICE_SECS, heartbeat.every) if heartbeat else SLICE_SECS
         self._pending = b""
         deadline = time.monotonic() + secs
         self._send(LAUNCHER, deadline)
@@ -114,11 +122,15 @@ class Shell:
             raise ShellBroken("lost", str(error)) from error
 
     def _receive(self, deadline: float, size: int) -> bytes:
+        if self._heartbeat:
+            self._heartbeat.heard()
         while (remaining := deadline - time.monotonic()) > 0:
             try:
-                self._channel.settimeout(min(remaining, SLICE_SECS))
+                self._channel.settimeout(min(remaining, self._slice_secs))
                 data = self._channel.recv(size)
             except TimeoutError:
+                if self._heartbeat and remaining > self._slice_secs and (kind := self._heartbeat.silent()):
+                    raise ShellBroken(kind, "the SSH server there is silent") from None
                 continue
             except (OSError, EOFError, paramiko.SSHException) as error:
                 raise ShellBroken("lost", str(error)) from error

@@ -91,13 +91,18 @@ def connect(host: str, port: int, *, connect_secs: float, link_loss_secs: float)
     raise last
 
 
+def silence_secs(link_loss_secs: float) -> float:
+    """How long a machine may be silent on an open link before the link counts as lost."""
+    return max(1.0, link_loss_secs * SILENCE_SHARE)
+
+
 def _tune(sock: socket.socket, link_loss_secs: float) -> None:
     tcp = socket.IPPROTO_TCP
     sock.setsockopt(tcp, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(tcp, socket.TCP_KEEPIDLE, KEEPALIVE_SECS)
     sock.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_AGAIN_SECS)
-    silence = max(1.0, link_loss_secs * SILENCE_SHARE)
+    silence = silence_secs(link_loss_secs)
     sock.setsockopt(tcp, socket.TCP_KEEPCNT, max(1, math.ceil(silence / KEEPALIVE_AGAIN_SECS)))
     # Without this, unacknowledged data suspends keepalive and a vanished peer goes unnoticed for minutes.
     sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, int(silence * 1000))

@@ -19,8 +19,12 @@ from autoperfd.errors import (
     MachineTaken,
     StartFailed,
 )
-from autoperfd.remote import Order, Outcome
+from autoperfd.remote import Fleet, Order, Outcome, Timing
+from autoperfd.remote.attempt import BANNER_SECS, RECONNECT_PAUSES, RECONNECT_SECS
 from autoperfd.remote.crew import Call
+from autoperfd.remote.heartbeat import READ_SECS, Heartbeat
+from autoperfd.remote.link import Link
+from autoperfd.remote.tcp import KEEPALIVE_AGAIN_SECS, silence_secs
 from tests.faults import Fired
 from tests.remote.support import (
     INSTALLATION,
@@ -226,6 +230,86 @@ def test_machine_that_stays_away_is_told_and_the_attempt_lives_on(bench: Bench) 
     direct = replace(order, machines=(bench.p1,))
     outcome = make(bench.fleet(), direct, confirmed=True)
     assert by_name(outcome)["pub_0"].exit == 0
+
+
+def waits_for_its_end(fleet: Fleet, bench: Bench) -> Link:
+    """The link to p1, once the conversation stands in which its participants' end is waited for."""
+    link = fleet._lines([bench.p1])["p1"].link
+    until(lambda: "bulk" in link._shells)
+    return link
+
+
+@pytest.mark.fault("M2")
+def test_ssh_server_that_hangs_in_mid_test_is_told_and_the_attempt_lives_on(bench: Bench, fired: Fired) -> None:
+    """The kernel goes on acknowledging for it, so that TCP sees nothing wrong."""
+    gate = bench.folder / "gate"
+    timing = replace(QUICK, connect_secs=1.0, link_loss_secs=2.0)
+    order = replace(bench.order(script("pub_0", bench.p1, HOLD, str(gate))), machines=(bench.p1,))
+    started = threading.Event()
+    fleet = bench.fleet(timing)
+    attempt = Background(lambda: make(fleet, order, on_started=started.set))
+    assert started.wait(8)
+    waits_for_its_end(fleet, bench)
+    bench.lab.hang_sshd("p1")
+    try:
+        began = time.monotonic()
+        with pytest.raises(MachineAway) as caught:
+            attempt.join()
+        assert caught.value.code == "SSH_NO_BANNER"
+        assert time.monotonic() - began < timing.link_loss_secs + 5
+        fired("M2", caught.value.sentence())
+    finally:
+        bench.lab.resume_sshd("p1")
+    gate.touch()
+    assert by_name(make(bench.fleet(), order, confirmed=True))["pub_0"].exit == 0
+
+
+def test_ssh_server_that_hangs_for_a_while_is_found_again(bench: Bench) -> None:
+    gate = bench.folder / "gate"
+    order = replace(bench.order(script("pub_0", bench.p1, HOLD, str(gate))), machines=(bench.p1,))
+    fleet, started = bench.fleet(replace(QUICK, link_loss_secs=2.0)), threading.Event()
+    attempt = Background(lambda: make(fleet, order, on_started=started.set))
+    assert started.wait(8)
+    link = waits_for_its_end(fleet, bench)
+    bench.lab.hang_sshd("p1")
+    try:
+        transport = link._transport
+        until(lambda: transport and not transport.is_active())
+    finally:
+        bench.lab.resume_sshd("p1")
+    gate.touch()
+    outcome = attempt.join()
+    assert isinstance(outcome, Outcome) and by_name(outcome)["pub_0"].exit == 0
+    assert outcome.was_away == {"p1": "SSH_HANG"} and link.connections == 2
+
+
+def test_a_long_silence_of_a_machine_that_is_well_costs_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = bench.folder / "gate"
+    order = replace(bench.order(script("pub_0", bench.p1, HOLD, str(gate))), machines=(bench.p1,))
+    said: list[str] = []
+    silent = Heartbeat.silent
+
+    def noted(heartbeat: Heartbeat) -> str:
+        said.append(silent(heartbeat))
+        return said[-1]
+
+    monkeypatch.setattr(Heartbeat, "silent", noted)
+    fleet, started = bench.fleet(replace(QUICK, link_loss_secs=4.0)), threading.Event()
+    attempt = Background(lambda: make(fleet, order, on_started=started.set))
+    assert started.wait(8)
+    until(lambda: len(said) >= 2)  # asked, and judged by the answer
+    gate.touch()
+    outcome = attempt.join()
+    assert isinstance(outcome, Outcome) and by_name(outcome)["pub_0"].exit == 0
+    assert not any(said) and outcome.was_away == {}
+    assert fleet._lines([bench.p1])["p1"].link.connections == 1
+
+
+def test_by_default_a_machine_that_is_away_in_mid_test_is_told_within_20_s() -> None:
+    silence = silence_secs(Timing().link_loss_secs)
+    cut_off = silence + KEEPALIVE_AGAIN_SECS + sum(RECONNECT_PAUSES) + len(RECONNECT_PAUSES) * RECONNECT_SECS
+    hung = silence + READ_SECS + RECONNECT_PAUSES[0] + BANNER_SECS
+    assert max(cut_off, hung) <= 19
 
 
 def test_deadline_holds_without_a_controller(bench: Bench) -> None:

@@ -15,6 +15,7 @@ import pytest
 from autoperfd.core.plan import Machine
 from autoperfd.errors import MachineAway, MachineError, MachineImpossible
 from autoperfd.remote import Fleet
+from autoperfd.remote.link import _Transport
 from autoperfd.remote.shell import COMMAND
 from tests.faults import Fired
 from tests.remote.support import QUICK, Background, Bench, relay, until
@@ -150,6 +151,31 @@ def test_machine_hanging_behind_an_open_link(bench: Bench) -> None:
     finally:
         bench.lab.resume_sshd("p1")
     fleet.sweep([bench.p1])
+
+
+def test_a_shell_that_never_speaks_hangs_however_slowly_its_connection_closes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, close, opened = threading.Event(), _Transport.close, _Transport.open_session
+
+    def slowly(transport: _Transport) -> None:
+        close(transport)
+        closed.wait(2)
+
+    def late(transport: _Transport, timeout: float) -> object:
+        closed.wait(0.3)  # so that the limit of the whole ends before the shell's own
+        return opened(transport, timeout=timeout)
+
+    head = bench.lab.machine_folder("p1") / "bin" / "head"
+    head.write_text("#!/bin/sh\nexec sleep 600\n")
+    head.chmod(0o755)
+    try:
+        monkeypatch.setattr(_Transport, "close", slowly)
+        monkeypatch.setattr(_Transport, "open_session", late)
+        assert refused(bench, bench.p1, timing=replace(QUICK, connect_secs=1)).code == "SHELL_HANG"
+    finally:
+        closed.set()
+        head.unlink()
 
 
 def test_failed_connects_leave_no_thread_and_no_descriptor(bench: Bench) -> None:
