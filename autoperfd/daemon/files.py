@@ -59,15 +59,16 @@ def replace_in(folder: int, name: str, data: bytes | Iterable[bytes], mode: int 
         raise DiskError.of(f"cannot write {name}", error) from error
 
 
-def make_folder(path: Path, mode: int = 0o750) -> None:
+def make_folder(path: Path, mode: int = 0o750, *, within: Path | None = None) -> None:
     """Make a folder and those above it, durably; fine where it is there. Raises DiskError.
 
+    Those above may be made below `within` only, which must be there: if it is gone, nothing hides that.
     Each is durable before the next is made, so of those that are there only the last can be one that a process made
     which was killed before it had synced it.
     """
     missing, above = [], path
     try:
-        while not above.is_dir():
+        while above != within and not above.is_dir():
             missing.append(above)
             above = above.parent
         sync_folder(above.parent)

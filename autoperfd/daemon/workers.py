@@ -281,7 +281,7 @@ class _Task:
         try:
             if not self.folder.is_dir():
                 raise self._gone()
-            make_folder(staging)
+            make_folder(staging, within=self.folder)
             _clear(path for path in data.glob(".attempt-*.partial") if path != staging)
             kept = self._kept(target, order.uid)
             if kept is None:

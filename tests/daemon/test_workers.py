@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autoperfd.core import messages as m
-from autoperfd.core.plan import Machine
+from autoperfd.core.plan import Machine, Plan
 from autoperfd.core.settings import PowerSwitch
 from autoperfd.daemon import workers as workers_module
 from autoperfd.daemon.main import SystemClock
@@ -21,6 +21,7 @@ from autoperfd.errors import MachineAway, MachineError, MachineImpossible
 from autoperfd.remote.threads import NoThread
 from autoperfd.remote.values import MachineReport, Validation
 from autoperfd.tools import TOOLS
+from tests.faults import Fired
 
 PLUG = PowerSwitch("plug", command=("/bin/true",))
 P1 = Machine("p1", "pub", "192.0.2.1", 22, "pi", "~/.ssh/id", "~/tool", power_cycle="plug")
@@ -71,11 +72,11 @@ class Clock:
         return self.now
 
 
-def answer(fleet: Fleet, order: m.Order) -> m.Event:
+def answer(fleet: Fleet, order: m.Order, folder: Path = Path("/nowhere")) -> m.Event:
     inbox: queue.SimpleQueue[Answer | Crash] = queue.SimpleQueue()
     speeds = {"validation_secs": 1.0, "boot_budget_secs": 1.0, "grace_secs": 1.0}
     workers = Workers(fleet, TOOLS, inbox.put, SystemClock(), **speeds, connect_secs=2.0, power={"plug": PLUG})  # type: ignore[arg-type]
-    workers.start(1, 5, order, Path("/nowhere"), "perftest")
+    workers.start(1, 5, order, folder, "perftest")
     found = inbox.get(timeout=5)
     assert isinstance(found, Answer) and (found.experiment, found.ticket) == (1, 5), found
     return found.event
@@ -178,3 +179,27 @@ def test_an_order_that_never_finds_a_thread_is_given_up_in_time(monkeypatch: pyt
         clock.now = due
         answers += workers.give_up_overdue()
     assert [(answer.experiment, answer.ticket) for answer in answers] == [(1, 5)]
+
+
+@pytest.mark.fault("D15")
+def test_results_that_go_away_as_an_attempt_begins_are_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fired: Fired
+) -> None:
+    """Right behind the look whether they are there: making them anew would hide it."""
+    results, elsewhere = tmp_path / "results/a", tmp_path / "elsewhere"
+    results.mkdir(parents=True)
+    real = Path.is_dir
+
+    def looked_at(path: Path) -> bool:
+        found = real(path)
+        if path == results and found:
+            results.rename(elsewhere)
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", looked_at)
+    plan = Plan("perftest", "3SEC_100B", (), 1, 3, ())
+    order = m.RunAttempt((P1,), uid="u", number=1, plan=plan, deadline_secs=1.0, confirmed=False, opened=1.0, facts={})
+    event = answer(Fleet(), order, results)
+    assert isinstance(event, m.LowDisk) and event.code == "RESULTS_MISSING", event
+    assert not results.exists() and list(elsewhere.iterdir()) == []
+    fired("D15", event.reason)
