@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -126,6 +127,7 @@ def ext4(tmp_path: Path) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(64 << 20)
     state.mkdir()
+    state.chmod(0o777)  # nothing is begun in it while no disk is mounted there
     do("mkfs.ext4", "-q", str(image))
     do("mount", "-o", "loop", str(image), str(state))
     state.chmod(0o750)
@@ -161,8 +163,9 @@ def test_a_disk_that_turns_read_only_is_told_and_can_be_mended_meanwhile(
         fired("D8", found["refuge"]["sentence"])
 
         do("umount", str(daemon.state))  # nothing holds it
-        subprocess.run(["e2fsck", "-fp", ext4], check=False, timeout=30)
-        do("mount", "-o", "loop", str(ext4), str(daemon.state))
+        mended = shutil.copyfile(ext4, tmp_path / "mended")  # whoever else may still hold the old one
+        subprocess.run(["e2fsck", "-fp", mended], check=False, timeout=30)
+        do("mount", "-o", "loop", str(mended), str(daemon.state))
         daemon.until(lambda: daemon.ask("status")["data"]["refuge"] is None, "it goes on by itself")
         finish(daemon)
         assert daemon.stop() == 0
