@@ -369,10 +369,10 @@ def a_running_attempt_is_rebooted_away(patch: Patch) -> None:
 
 @mutant
 def never_is_seldom(patch: Patch) -> None:
-    def next_rung(old: Any, self: Life, now: float) -> Any:
+    def next_rung(old: Any, self: Life, *args: Any) -> Any:
         experiment = self.experiment
         self.experiment = replace(experiment, policy=replace(experiment.policy, reboot="failure"))
-        found = old(self, now)
+        found = old(self, *args)
         self.experiment = experiment
         return found
 
