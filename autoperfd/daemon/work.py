@@ -7,6 +7,11 @@ from typing import Protocol
 
 from autoperfd.core import messages as m
 
+ENDLESS = m.Sweep | m.SlowProbe
+"""Orders that go on until machines answer, however long that takes; now and then they are begun anew."""
+
+ANEW_SECS = 4 * 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -38,7 +43,10 @@ class Clock(Protocol):
 
 
 def bound(order: m.Order, *, validation_secs: float, boot_budget_secs: float, grace_secs: float) -> float:
-    """Seconds after which an order must have answered by itself, with room to spare."""
+    """Seconds after which an order must have answered by itself, with room to spare.
+
+    One that is ENDLESS is begun anew then: its thread may hang, and nobody else would notice.
+    """
     match order:
         case m.Wait(secs=secs):
             return secs + 60
@@ -48,7 +56,9 @@ def bound(order: m.Order, *, validation_secs: float, boot_budget_secs: float, gr
             return secs + grace_secs + 3600
         case m.Validate():
             return validation_secs * 2 + 300
-    return float("inf")
+        case m.SlowProbe(secs=secs):
+            return secs + validation_secs * 2 + ANEW_SECS
+    return ANEW_SECS
 
 
 def stuck(order: m.Order) -> m.Event:

@@ -23,7 +23,7 @@ from autoperfd.core.settings import PowerSwitch
 from autoperfd.daemon import archive
 from autoperfd.daemon.files import make_folder, sync_folder
 from autoperfd.daemon.judge import judge, never_began, standing
-from autoperfd.daemon.work import Answer, Clock, Crash, bound, stuck
+from autoperfd.daemon.work import ENDLESS, Answer, Clock, Crash, bound, stuck
 from autoperfd.errors import (
     Cancelled,
     DiskError,
@@ -49,6 +49,8 @@ TELLS = 3  # connects in which a machine must be reached to be told to reboot, b
 class _Work:
     ticket: int
     order: m.Order
+    folder: Path
+    tool: str
     cancelled: threading.Event
     overdue_at: float  # monotonic
     waiting: _Task | None = None  # it found no thread
@@ -88,7 +90,8 @@ class Workers:
         """Begin an order in place of the experiment's former one. `folder`: its results folder."""
         self.cancel(experiment)
         cancelled = threading.Event()
-        self._works[experiment] = _Work(ticket, order, cancelled, self._clock.monotonic() + self._bound(order))
+        overdue_at = self._clock.monotonic() + self._bound(order)
+        self._works[experiment] = _Work(ticket, order, folder, tool, cancelled, overdue_at)
         task = _Task(self, experiment, ticket, order, folder, self._tools[tool], cancelled)
         self._begin(self._works[experiment], task)
 
@@ -122,7 +125,7 @@ class Workers:
     def give_up_overdue(self) -> list[Answer]:
         """Break the links of work that outlived every bound of its own; the answers it should have given.
 
-        Work that found no thread is begun here.
+        Work that found no thread is begun here, and what is ENDLESS once more.
         """
         now, answers = self._clock.monotonic(), []
         for experiment, work in list(self._works.items()):
@@ -130,6 +133,9 @@ class Workers:
                 self._begin(work, work.waiting)
             if work.overdue_at <= now:
                 self._fleet.abandon(work.order.machines)
+                if isinstance(work.order, ENDLESS):
+                    self.start(experiment, work.ticket, work.order, work.folder, work.tool)
+                    continue
                 self.cancel(experiment)
                 answers.append(Answer(experiment, work.ticket, stuck(work.order)))
         return answers

@@ -18,7 +18,7 @@ from autoperfd.core import messages as m
 from autoperfd.core.guards import Guards, violations
 from autoperfd.core.plan import Machine, Verdict
 from autoperfd.core.policy import CANNOT_WRITE, KEPT, Examined, blamed, result_of
-from autoperfd.daemon.work import Answer, Crash, bound, stuck
+from autoperfd.daemon.work import ENDLESS, Answer, Crash, bound, stuck
 from autoperfd.errors import (
     AutoperfError,
     FetchFailed,
@@ -69,6 +69,16 @@ class Kept:
     result: m.AttemptResult
 
 
+@dataclass(slots=True)
+class _Work:
+    ticket: int
+    order: m.Order
+    folder: Path
+    tool: str
+    overdue_at: float  # monotonic
+    process: Process
+
+
 class SimWorkers:
     """The engine's workers in one life of the daemon."""
 
@@ -95,7 +105,7 @@ class SimWorkers:
         self._patience, self._mischief, self._decide, self._poisonous = patience, mischief, decide, poisonous
         self._room, self._before_start, self._post = room, before_start, post
         self._links: dict[tuple[str, int], Link] = {}
-        self._works: dict[int, tuple[int, m.Order, float, Process]] = {}
+        self._works: dict[int, _Work] = {}
         self.alive = True
 
     # ------------------------------------------------------------ what the engine needs
@@ -116,32 +126,36 @@ class SimWorkers:
             boot_budget_secs=patience.boot_budget_secs,
             grace_secs=patience.grace_secs,
         )
-        self._works[experiment] = (ticket, order, self._timeline.monotonic() + secs, process)
+        self._works[experiment] = _Work(ticket, order, folder, tool, self._timeline.monotonic() + secs, process)
         process.start()
 
     def cancel(self, experiment: int) -> None:
         """Let the experiment's work end without an answer."""
         work = self._works.pop(experiment, None)
         if work is not None:
-            work[3].kill()
+            work.process.kill()
 
     def done(self, experiment: int, ticket: int) -> None:
         """The engine took the last answer of an order."""
         work = self._works.get(experiment)
-        if work is not None and work[0] == ticket:
+        if work is not None and work.ticket == ticket:
             del self._works[experiment]
 
     def next_overdue(self) -> float | None:
         """When the next order is overdue, or None."""
-        return min((overdue for _, _, overdue, _ in self._works.values()), default=None)
+        return min((work.overdue_at for work in self._works.values()), default=None)
 
     def give_up_overdue(self) -> list[Answer]:
-        """The answers that overdue work should have given."""
+        """The answers that overdue work should have given; what is ENDLESS is begun anew."""
         answers = []
-        for experiment, (ticket, order, overdue, _) in list(self._works.items()):
-            if overdue <= self._timeline.monotonic():
-                self.cancel(experiment)
-                answers.append(Answer(experiment, ticket, stuck(order)))
+        for experiment, work in list(self._works.items()):
+            if work.overdue_at > self._timeline.monotonic():
+                continue
+            if isinstance(work.order, ENDLESS):
+                self.start(experiment, work.ticket, work.order, work.folder, work.tool)
+                continue
+            self.cancel(experiment)
+            answers.append(Answer(experiment, work.ticket, stuck(work.order)))
         return answers
 
     def close(self) -> None:
@@ -181,8 +195,8 @@ class SimWorkers:
     # ------------------------------------------------------------ orders
 
     def _do(self, experiment: int, ticket: int, order: m.Order, folder: str) -> Work:
-        if not isinstance(order, m.Sweep | m.SlowProbe) and self._chance(self._mischief.hangs):
-            yield 1e9  # those two go on for as long as it takes, so nobody gives them up
+        if self._chance(self._mischief.hangs):
+            yield 1e9
         try:
             match order:
                 case m.Wait(secs=secs):

@@ -41,6 +41,7 @@ from autoperfd.daemon.store import (
     Store,
     Write,
 )
+from autoperfd.daemon.work import ANEW_SECS
 from autoperfd.errors import AutoperfError, Problem, StoreError
 from autoperfd.rehearsal.drafts import Draft
 from autoperfd.rehearsal.evidence import (
@@ -325,7 +326,7 @@ class World:
         s = self.settings
         tests = sum(e.sweep.count * (e.policy.retries + 4) for e in self.experiments)
         secs = max((e.policy.buffer_secs for e in self.experiments), default=0) + 40
-        once = s.patience_secs + s.backoff_cap_secs + s.probe_secs * 2 + s.boot_budget_secs * 2 + 4000
+        once = s.patience_secs + s.backoff_cap_secs + s.probe_secs * 2 + s.boot_budget_secs * 2 + 4000 + ANEW_SECS
         return once + tests * (secs + s.boot_budget_secs + s.validation_secs + 30) + 7200
 
     # ------------------------------------------------------------ the daemon's process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +203,22 @@ def test_results_that_go_away_as_an_attempt_begins_are_missed(
     assert isinstance(event, m.LowDisk) and event.code == "RESULTS_MISSING", event
     assert not results.exists() and list(elsewhere.iterdir()) == []
     fired("D15", event.reason)
+
+
+@pytest.mark.parametrize("order", [m.Sweep((P1,)), m.SlowProbe((P1,), 0.0)])
+def test_endless_work_that_hangs_is_begun_anew(monkeypatch: pytest.MonkeyPatch, order: m.Order) -> None:
+    """Its answer is that of the order that was committed; nobody else would notice that it is stuck."""
+    clock, fleet, told, begun = Clock(), Abandoned(), list[Answer | Crash](), list[Callable[[], None]]()
+    speeds = {"validation_secs": 1.0, "boot_budget_secs": 1.0, "grace_secs": 1.0}
+    workers = Workers(fleet, TOOLS, told.append, clock, **speeds)  # type: ignore[arg-type]
+    monkeypatch.setattr(workers_module, "begin", lambda work, name: begun.append(work))
+    workers.start(1, 5, order, Path("/nowhere"), "perftest")
+    due = workers.next_overdue()
+    assert due is not None and due - clock.now <= 5 * 3600
+    clock.now = due
+    assert workers.give_up_overdue() == [] and len(begun) == 2
+    assert fleet.asked == [("abandon", {})], "what it hangs in is broken off"
+    again = workers.next_overdue()
+    assert again is not None and again > due, "and never in a busy loop"
+    begun[0]()  # it comes back after all: nobody waits for that any more
+    assert told == []
