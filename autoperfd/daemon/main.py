@@ -235,7 +235,7 @@ class Daemon:
         self._report, self._ask = stay.told, stay.answer
         self.signals.let(stay.stop)
         self._listen(control)
-        opened = stay.wait(self._open, was_tried=was_tried)
+        opened = stay.wait(partial(self._open, lived=stay.knows_a_memory), was_tried=was_tried)
         self._past = stay.incident
         return opened
 
@@ -247,13 +247,16 @@ class Daemon:
             self._is_listening = True
             self.systemd.ready()
 
-    def _open(self, owed: Sequence[OutboxRow]) -> Parts:
+    def _open(self, owed: Sequence[OutboxRow], *, lived: bool = False) -> Parts:
         """Take up what the memory holds, which is to tell `owed` first. AutoperfError: nothing is open then.
 
-        In the refuge the state folder is let go of, so that its disk can be unmounted and mended.
+        `lived`: there was a memory before. In the refuge the state folder is let go of, so that its disk can be
+        unmounted and mended.
         """
         state = self.settings.state
         place.check(state)
+        if lived:
+            place.must_be_there(state)
         with contextlib.ExitStack() as undo:
             lock = _lock(state)
             undo.callback(release_lock, lock)

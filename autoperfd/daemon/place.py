@@ -88,11 +88,24 @@ def may_begin(folder: Path) -> None:
         return
     signs = _signs(folder)
     if signs:
-        raise StoreError(
-            f"the memory {folder / MEMORY} is missing, though {signs} tells of an earlier life",
-            hint="Mount its disk, or restore the latest backup (one that is too old is told). To begin anew beside what"
-            f" lies there: `sudo touch {folder / BEGIN_ANEW}`",
-        )
+        raise _missing(folder, f"{signs} tells of an earlier life")
+
+
+def must_be_there(folder: Path) -> None:
+    """Raises StoreError where the memory that was in use a moment ago is not there: its disk may not be mounted.
+
+    `begin-anew` holds here too; it is not taken away.
+    """
+    if not os.path.lexists(folder / MEMORY) and not (folder / BEGIN_ANEW).exists():
+        raise _missing(folder, "it was in use before")
+
+
+def _missing(folder: Path, why: str) -> StoreError:
+    return StoreError(
+        f"the memory {folder / MEMORY} is missing, though {why}",
+        hint="Mount its disk, or restore the latest backup (one that is too old is told). To begin anew beside what"
+        f" lies there: `sudo touch {folder / BEGIN_ANEW}`",
+    )
 
 
 def begin_anew(folder: Path) -> None:

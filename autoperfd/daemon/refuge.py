@@ -183,6 +183,11 @@ class Refuge:
 
     # ------------------------------------------------------------ waiting
 
+    @property
+    def knows_a_memory(self) -> bool:
+        """Whether a memory could be used before; it is somewhere then, if not where it is looked for."""
+        return self._known is not None
+
     def wait(self, usable: Callable[[Sequence[OutboxRow]], Opened], *, was_tried: bool) -> Opened | None:
         """Until `usable` returns, which gets the messages that are owed by then; None when asked to stop.
 

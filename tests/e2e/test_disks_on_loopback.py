@@ -127,12 +127,18 @@ def ext4(tmp_path: Path) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(64 << 20)
     state.mkdir()
-    state.chmod(0o777)  # nothing is begun in it while no disk is mounted there
+    state.chmod(0o750)  # fit for a new life, if the daemon took it for one
     do("mkfs.ext4", "-q", str(image))
     do("mount", "-o", "loop", str(image), str(state))
     state.chmod(0o750)
     yield image
     subprocess.run(["umount", "--lazy", state], check=False, timeout=10)
+
+
+def told(daemon: LiveDaemon) -> dict[str, str]:
+    """What keeps the daemon in its refuge."""
+    refuge: dict[str, str] = daemon.ask("status")["data"]["refuge"]
+    return refuge
 
 
 @pytest.mark.fault("D8")
@@ -163,6 +169,8 @@ def test_a_disk_that_turns_read_only_is_told_and_can_be_mended_meanwhile(
         fired("D8", found["refuge"]["sentence"])
 
         do("umount", str(daemon.state))  # nothing holds it
+        daemon.until(lambda: "is missing" in told(daemon)["sentence"], "the bare folder is looked at")
+        assert "begin-anew" in told(daemon)["todo"] and list(daemon.state.iterdir()) == []
         mended = shutil.copyfile(ext4, tmp_path / "mended")  # whoever else may still hold the old one
         subprocess.run(["e2fsck", "-fp", mended], check=False, timeout=30)
         do("mount", "-o", "loop", str(mended), str(daemon.state))
