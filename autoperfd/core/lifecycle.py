@@ -98,11 +98,23 @@ ROWS: tuple[Row, ...] = (
     Row("halt", BUSY, "halted", (), ("interrupt_by_operator", "blame_operator")),
     Row("halt", ("idle",), "halted", ("waiting",), ("end_kept", "blame_operator")),
     Row("halt", ("halted",), "=", ("not_by_operator",), ("end_kept", "take_over", "reschedule")),
-    Row("resume", ("halted",), "idle", (), ("say_resumed", "forgive", "reschedule")),
-    Row("answered", ("halted",), "idle", ("machine_at_fault",), ("say_over", "forgive", "come_back", "reschedule")),
+    Row("resume", ("halted",), "idle", (), ("say_resumed", "forgive", "finish_waiting", "reschedule")),
+    Row(
+        "answered",
+        ("halted",),
+        "idle",
+        ("machine_at_fault",),
+        ("say_over", "forgive", "come_back", "finish_waiting", "reschedule"),
+    ),
     Row("swept", ("idle", "halted"), "=", (), ("sweep_done",)),
     Row("low_disk", ("validating", "running"), "halted", (), ("blame_disk",)),
-    Row("room", ("halted",), "idle", ("disk_at_fault",), ("say_over", "forgive", "come_back", "reschedule")),
+    Row(
+        "room",
+        ("halted",),
+        "idle",
+        ("disk_at_fault",),
+        ("say_over", "forgive", "come_back", "finish_waiting", "reschedule"),
+    ),
     Row("skip", HOLDING, "validating", ("is_current", "attempt_open"), ("skip_current",)),
     Row("skip", ("halted",), "=", ("is_current", "attempt_open"), ("owe_sweep", "skip_current")),
     Row("skip", ("idle",), "=", ("is_current", "attempt_open"), ("owe_sweep", "skip_current", "finish_waiting")),
@@ -516,7 +528,7 @@ class Life:
         """Give back what tests were charged while an outage may have begun already; each test gets it once."""
         event = _event(data, m.Event)
         if isinstance(event, m.Unreachable):
-            outage = is_outage(event.code)
+            outage = any(map(is_outage, _ill(event).values()))
         else:
             result = _event(data, m.Failed).result
             outage = result.end_status in ("rebooted", "machine-lost") or is_outage(result.code)
@@ -753,7 +765,6 @@ class Life:
         self.failures_in_a_row = self.blameless = self.tries = self.setbacks = 0
         self.away_secs, self.away_seen = 0.0, None
         self.ill, self.rungs, self.restarts, self.suspects = {}, {}, {}, []
-        self.outcome = "waiting" if (self.test or self.has_next()) else "finished"
 
     def come_back(self, _: Any) -> None:
         self.comebacks += 1
@@ -761,6 +772,7 @@ class Life:
     def take_up_again(self, data: Any) -> None:
         if self.outcome != "waiting":
             self.forgive(data)
+            self.outcome = "waiting" if (self.test or self.has_next()) else "finished"
 
     def reschedule(self, data: Any) -> None:
         if isinstance(_event(data, m.Event), m.Retry):

@@ -1233,6 +1233,37 @@ def the_open_attempt_knows_of_outages_while_it_ran() -> None:
 
 
 @scenario
+def an_experiment_that_has_nothing_left_after_a_halt_is_told_to_be_finished() -> None:
+    for way in ("resume", "answered", "room"):
+        b = Bench(1, retries=0, halt_after_consecutive_failures=1)
+        b.run()
+        if way == "resume":
+            b.fail("timeout")
+            at(b, "halted")
+            b.resume()
+        elif way == "answered":
+            b.impossible()
+            b.skip(0)
+            at(b, "halted")
+            b.answered()
+        else:
+            b.low_disk()
+            b.skip(0)
+            at(b, "halted")
+            b.room()
+        at(b, "idle")
+        assert b.life.outcome == "finished" and b.told()[-1] == "finish"
+
+
+@scenario
+def a_silent_machine_gives_back_also_where_another_is_in_use() -> None:
+    b = Bench(2, retries=1)
+    b.run().fail("timeout")
+    b.away(p1="USER_LOGGED_IN", p2="SSH_SILENT")
+    assert b.life.refunded and b.life.charged == 0
+
+
+@scenario
 def what_no_outage_did_is_not_given_back() -> None:
     for status in ("crashed",):
         b = Bench(2, retries=0, halt_after_consecutive_failures=9)
