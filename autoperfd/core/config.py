@@ -8,6 +8,7 @@ callers. Any thread.
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +45,7 @@ __all__ = [
     "read_document",
     "read_experiments",
     "read_settings",
+    "recalled",
     "why_another",
 ]
 
@@ -140,6 +142,24 @@ def continued(first: Experiment, now: Experiment) -> Experiment:
         seed=first.seed,
         order=first.order,
     )
+
+
+def recalled(
+    documents: str, name: str, seed: int | None, tools: Mapping[str, Tool], power: Collection[str] = ()
+) -> tuple[Experiment, Sweep]:
+    """The experiment that a memory keeps, as it was last dropped, and its tests in their order.
+
+    `documents`: JSON of the file's table as it was first dropped and as it was last, each JSON itself. `name` is for
+    messages, `seed` the one that was drawn. ConfigError where they are not understood.
+    """
+
+    def read(text: str) -> Experiment:
+        (found,) = read_document({"experiments": [json.loads(text)]}, "", name, tools, power, accepted=True)
+        return found
+
+    first, now = json.loads(documents)
+    experiment = read(first) if now == first else continued(read(first), read(now))
+    return experiment, experiment.sweep.seeded(seed) if seed is not None else experiment.sweep
 
 
 # ---------------------------------------------------------------- the settings of an experiment file

@@ -62,6 +62,9 @@ SILENT = frozenset(
 AILING = frozenset({"SHELL_HANG", "BAD_ANSWER", "ORPHAN", "REBOOT_IGNORED", "NEVER_STARTED", "LAUNCHER", "WORK_STUCK"})
 """Codes of machines that take a login but do not do what they are asked to."""
 
+OURS = frozenset({"NO_THREADS"})
+"""Codes of machines that could not be reached, or looked at, for want of something on the controller."""
+
 FLAPS = 3
 """Restarts of a machine that nobody asked for, without a success in between, before halting."""
 
@@ -142,6 +145,10 @@ def blamed(
     if full:
         reason = f"{result.reason}; the disk of {full[0]} is full"
         return replace(result, blame="machine", machine=full[0], code="REMOTE_DISK_FULL", reason=reason)
+    ours = [code for code in (*(at.ssh for at in examined.values()), *(was_away or {}).values()) if code in OURS]
+    if ours:
+        reason = f"{result.reason}; the controller could not reach every machine ({ours[0]})"
+        return replace(result, blame="controller", machine="", code=ours[0], reason=reason)
     away = [name for name, at in examined.items() if at.ssh != "ok"]
     if len(away) > 1 and len(away) == len(examined):
         reason = f"{result.reason}; none of the {len(away)} machines answers now"

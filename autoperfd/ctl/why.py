@@ -7,13 +7,10 @@ import json
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-from autoperfd.core.config import Experiment, continued, read_document
-from autoperfd.core.sweep import Sweep
+from autoperfd.core.config import recalled
 from autoperfd.ctl import copies, terminal
 from autoperfd.daemon import story
 from autoperfd.errors import AutoperfError, DaemonDown
@@ -52,7 +49,7 @@ def _story(db: sqlite3.Connection, wanted: str, name: str | None) -> story.Story
     found = [
         (row, experiment, sweep, index)
         for row in rows
-        for experiment, sweep in _experiment(row)
+        for experiment, sweep in [recalled(row["document"], row["name"], row["seed"], TOOLS)]
         if (index := sweep.index_of(wanted)) is not None
     ]
     if not found:
@@ -64,18 +61,6 @@ def _story(db: sqlite3.Connection, wanted: str, name: str | None) -> story.Story
         )
     row, experiment, sweep, index = found[0]
     return _told(db, row, sweep.name_at(index), index, experiment.policy.retries)
-
-
-def _experiment(row: sqlite3.Row) -> Iterator[tuple[Experiment, Sweep]]:
-    """The experiment as it was last dropped and its tests, as the daemon takes them up."""
-    first, now = (_read(json.loads(text), row["name"]) for text in json.loads(row["document"]))
-    experiment = continued(first, now)
-    yield experiment, experiment.sweep.seeded(row["seed"]) if row["seed"] is not None else experiment.sweep
-
-
-def _read(document: Any, name: str) -> Experiment:
-    (experiment,) = read_document({"experiments": [document]}, "", name, TOOLS, (), accepted=True)
-    return experiment
 
 
 def _told(db: sqlite3.Connection, row: sqlite3.Row, test: str, index: int, retries: int) -> story.Story:

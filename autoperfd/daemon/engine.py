@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autoperfd.core import messages as m
-from autoperfd.core.config import Experiment, continued, read_document, why_another
+from autoperfd.core.config import Experiment, continued, read_document, recalled, why_another
 from autoperfd.core.lifecycle import Life, Step, Tuning, advance, begin, end
 from autoperfd.core.names import KEYS
 from autoperfd.core.plan import Machine, Tool
@@ -660,15 +660,11 @@ class Engine:
         return experiment
 
     def _life(self, row: ExperimentRow) -> Life:
-        first, now = json.loads(row.document)
         try:
-            experiment = self._read(first, row.name)
-            if now != first:
-                experiment = continued(experiment, self._read(now, row.name))
+            experiment, sweep = recalled(row.document, row.name, row.seed, self.tools, self.settings.power)
         except ConfigError as error:
             raise StoreError(f"the experiment {row.name} of the memory is not understood: {error}") from error
         experiment = replace(experiment, folder=row.folder)
-        sweep = experiment.sweep.seeded(row.seed) if row.seed is not None else experiment.sweep
         s = self.settings
         tuning = Tuning(
             patience_secs=s.patience_secs,

@@ -136,6 +136,12 @@ def test_an_outage_that_is_over_is_blamed_as_well(status: str) -> None:
     assert blamed(result, now, {"p2": "LINK_LOST"}).machine == "p1"  # what is wrong now says more
 
 
+def test_what_the_controller_lacked_is_no_fault_of_a_machine() -> None:
+    unseen = {"p1": WELL, "p2": Examined(None, "NO_THREADS")}
+    for found in (blamed(TIMEOUT, unseen), blamed(TIMEOUT, {"p1": WELL, "p2": WELL}, {"p1": "NO_THREADS"})):
+        assert (found.blame, found.machine, found.code) == ("controller", "", "NO_THREADS")
+
+
 def test_a_full_disk_of_a_machine_is_blamed_on_it() -> None:
     found = blamed(replace(TIMEOUT, end_status="truncated"), {"p1": WELL, "p2": replace(WELL, disk_full=True)})
     assert (found.end_status, found.blame, found.machine, found.code) == (
