@@ -169,25 +169,29 @@ LIVE: list[tuple[str, dict[str, Setting]]] = [
 ]
 
 
+TRIES = 3  # the program itself gives up on a computer that is busy with other things
+
+
 @pytest.mark.skipif(EXECUTABLE is None, reason="ddsperf is not installed (Debian package cyclonedds-tools)")
-def test_the_real_program(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "changes"), LIVE, ids=[name for name, _ in LIVE])
+def test_the_real_program(tmp_path: Path, name: str, changes: dict[str, Setting]) -> None:
     assert EXECUTABLE is not None
     machines: list[Machine] = [replace(m, exec_path=EXECUTABLE) for m in LOCAL]
-    running = []
-    for number, (name, changes) in enumerate(LIVE):
-        settings = {"duration_secs": 3, "datalen_bytes": 1000, **changes}
-        if not settings.get("latency_test"):
-            settings["latency_count"] = 100
-        assert DDSPERF.problems(settings) == []
-        plan = DDSPERF.plan(name, settings, machines, 101 + (os.getpid() * 3 + number) % 100, {})
-        running.append((name, start(plan, tmp_path / str(number))))
-    deadline = time.monotonic() + 60
-    ends = [started.wait(deadline) for _, started in running]
-    for (name, started), left in zip(running, ends, strict=True):
-        verdict = DDSPERF.verdict(started.plan, started.folder, left)
-        assert verdict.end_status == "success", (name, verdict)
-        mean = verdict.figures["latency_mean_us"]
-        assert isinstance(mean, (int, float)) and mean > 0, name
-        if "latency" not in name:
-            samples = verdict.figures["total_samples"]
-            assert isinstance(samples, int) and samples > 0, name
+    settings = {"duration_secs": 3, "datalen_bytes": 1000, **changes}
+    if not settings.get("latency_test"):
+        settings["latency_count"] = 100
+    assert DDSPERF.problems(settings) == []
+    verdicts = []
+    for number in range(TRIES):
+        plan = DDSPERF.plan(name, settings, machines, 101 + (os.getpid() * TRIES + number) % 100, {})
+        started = start(plan, tmp_path / str(number))
+        verdicts.append(DDSPERF.verdict(plan, started.folder, started.wait(time.monotonic() + 60)))
+        if verdicts[-1].end_status == "success":
+            break
+    verdict = verdicts[-1]
+    assert verdict.end_status == "success", verdicts
+    mean = verdict.figures["latency_mean_us"]
+    assert isinstance(mean, (int, float)) and mean > 0
+    if "latency" not in name:
+        samples = verdict.figures["total_samples"]
+        assert isinstance(samples, int) and samples > 0
