@@ -29,6 +29,8 @@ DISK_CODES = {
     errno.EDQUOT: "DISK_FULL",
     errno.EIO: "DISK_IO",
     errno.EROFS: "DISK_READONLY",
+    errno.EMFILE: "NO_DESCRIPTORS",
+    errno.ENFILE: "NO_DESCRIPTORS",
 }
 """What the system said, and the code people are told."""
 
@@ -106,7 +108,11 @@ class DiskError(AutoperfError):
     def of(cls, what: str, error: OSError) -> DiskError:
         """The error for something that the system refused, with a code and a hint of its kind."""
         code = DISK_CODES.get(error.errno or 0, "CANNOT_WRITE")
-        hints = {"DISK_FULL": "Make room on that disk", "DISK_READONLY": "Mount it read-write again"}
+        hints = {
+            "DISK_FULL": "Make room on that disk",
+            "DISK_READONLY": "Mount it read-write again",
+            "NO_DESCRIPTORS": "Raise LimitNOFILE= of autoperfd.service, or end what holds so many files open",
+        }
         return cls(f"{what}: {error.strerror or error}", hint=hints.get(code, "Look at the disk"), code=code)
 
 

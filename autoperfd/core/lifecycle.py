@@ -24,6 +24,7 @@ from autoperfd.core.policy import (
     FLAPS,
     KEPT,
     MARGIN_SECS,
+    PASSING,
     RUNGS,
     SETBACKS,
     SILENT,
@@ -750,7 +751,7 @@ class Life:
 
     def blame_disk(self, data: Any) -> None:
         event = _event(data, m.LowDisk)
-        passes = event.code in ("DISK_FULL", "INODES_FULL") and self.comebacks < COMEBACKS
+        passes = event.code in PASSING and self.comebacks < COMEBACKS
         self._halt("disk" if passes else "controller", event.reason, code=event.code)
 
     def say_resumed(self, data: Any) -> None:
@@ -999,7 +1000,7 @@ class Life:
             "failed": self.failed,
             "tests_done": self.succeeded + self.failed + self.skipped,
             "tests_total": self.succeeded + self.failed + self.skipped + self.remaining(),
-            "todo": todo(self.cause, self.probing, self.experiment.name) if kind == "halt" else "",
+            "todo": todo(self.cause, self.probing, self.experiment.name, self.code) if kind == "halt" else "",
         }
         self.step.changes.append(m.Notice(kind=kind, facts=facts))
 

@@ -35,6 +35,9 @@ CANNOT_WRITE = "CANNOT_WRITE"
 UNWRITABLE = (CANNOT_WRITE, "DISK_IO", "DISK_READONLY")
 """Codes of an attempt whose result could not be written: the next one could not be either, so the experiment halts."""
 
+PASSING = ("DISK_FULL", "INODES_FULL", "NO_DESCRIPTORS")
+"""Codes of a controller that cannot write a result now and will be able to: the attempt stays open on the machines."""
+
 SUSPICIOUS = ("timeout", "no-match", "early-exit", "truncated", "bad-data", "no-data")
 """End statuses that a machine or a network that goes away can bring about: an outage found later gives them back."""
 
@@ -102,7 +105,7 @@ def backoff_secs(tries: int, first: float, cap: float, draw: float) -> float:
     return max(span * 0.1, span * draw)
 
 
-def todo(cause: str, probing: bool, name: str) -> str:
+def todo(cause: str, probing: bool, name: str, code: str = "") -> str:
     """What a person has to do about a halt; `probing`: the daemon looks by itself whether it is over."""
     shown = name if name.isalnum() else f"'{name}'"
     match cause:
@@ -116,6 +119,8 @@ def todo(cause: str, probing: bool, name: str) -> str:
             return f"Mend the controller's disk, then: autoperfctl resume {shown}"
         case "operator":
             return f"When it may go on: autoperfctl resume {shown}"
+        case "disk" if code == "NO_DESCRIPTORS":
+            return "See to what the reason says; it goes on by itself"
         case "disk":
             return "Make room; it goes on by itself"
     return ""

@@ -140,7 +140,7 @@ def experiment(engine: Engine, entry: Entry) -> views.ExperimentView:
         remaining_secs=_remaining_secs(entry, remaining, now),
         halted_cause=life.cause,
         halted_reason=coded(life.code, life.reason) if life.state == "halted" else "",
-        todo=todo(life.cause, life.probing, entry.row.name) if life.state == "halted" else "",
+        todo=todo(life.cause, life.probing, entry.row.name, life.code) if life.state == "halted" else "",
         failures_in_a_row=life.failures_in_a_row,
         failures_allowed=life.experiment.policy.halt_after_consecutive_failures,
         machines=tuple(_machine(entry, machine) for machine in life.experiment.machines),

@@ -385,7 +385,7 @@ class Engine:
         space = self.space()
         for entry in short:
             roomy = space.inodes is None or space.inodes >= 2 * FEW_INODES
-            if roomy and space.free >= 2 * self._needed(entry):
+            if roomy and space.files and space.free >= 2 * self._needed(entry):
                 if self._reserve is not None:
                     self._reserve.keep()
                 self.happen(entry, m.Room())

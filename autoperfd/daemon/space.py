@@ -1,4 +1,4 @@
-"""Measures the state folder's disk and keeps a reserve file there, so that a halt for a full disk can be written down.
+"""Measures what the controller has left, and keeps a reserve file so that a halt for a full disk can be written down.
 
 Any thread may measure; the reserve is the engine thread's.
 """
@@ -11,21 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RESERVE_BYTES = 1 << 20
+DESCRIPTORS = 16
 FEW_INODES = 200  # an attempt needs a handful; the memory's journal and the exports need some more
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What is left on a disk. `inodes`: how many files it can take; None where the file system sets no limit."""
+    """What is left on the disk, and of descriptors."""
 
     free: int  # bytes
-    inodes: int | None = None
+    inodes: int | None = None  # how many files it can take; None where the file system sets no limit
+    files: bool = True  # whether this process can open as many as the end of an attempt needs
 
 
 def measure(folder: Path) -> Space:
     """The space an ordinary process may use. Raises OSError."""
     found = os.statvfs(folder)
-    return Space(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
+    return Space(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None, _can_open())
+
+
+def _can_open() -> bool:
+    with contextlib.ExitStack() as opened:
+        try:
+            for _ in range(DESCRIPTORS):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            return False
+    return True
 
 
 class Reserve:

@@ -172,7 +172,8 @@ def upcoming(story: Story) -> str:
         return "nothing: the experiment is cancelled. Drop its file again to go on."
     if life.get("state") == "halted":
         why = coded(str(life.get("code", "")), str(life.get("reason", "")))
-        do = todo(str(life.get("cause", "")), bool(life.get("probing")), story.experiment)
+        cause, code = (str(life.get(key, "")) for key in ("cause", "code"))
+        do = todo(cause, bool(life.get("probing")), story.experiment, code)
         return f"nothing before the experiment goes on. It is halted by {life.get('cause')}: {_stopped(why)} {do}"
     if story.hold:
         return f"nothing, for everything is {story.hold}. `autoperfctl resume` lifts that."

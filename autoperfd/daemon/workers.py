@@ -18,7 +18,7 @@ from pathlib import Path
 from autoperfd.core import messages as m
 from autoperfd.core.guards import Guards
 from autoperfd.core.plan import Machine, Tool
-from autoperfd.core.policy import KEPT
+from autoperfd.core.policy import KEPT, PASSING
 from autoperfd.core.settings import PowerSwitch
 from autoperfd.daemon import archive
 from autoperfd.daemon.files import make_folder, sync_folder
@@ -308,7 +308,7 @@ class _Task:
         except DiskError as found:
             # Moved away while the attempt ran: whatever could not be written, that is why.
             wrong = found if self.folder.is_dir() else self._gone()
-            if wrong.code in ("DISK_FULL", "RESULTS_MISSING"):
+            if wrong.code in (*PASSING, "RESULTS_MISSING"):
                 return m.LowDisk(reason=wrong.sentence(), code=wrong.code)  # the attempt stays open, its files there
             reason = wrong.sentence()
             return m.Failed(

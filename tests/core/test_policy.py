@@ -90,6 +90,7 @@ def test_a_person_is_told_what_to_do() -> None:
     assert todo("failures", False, "PCG #1").endswith("autoperfctl resume 'PCG #1'")
     assert todo("operator", False, "x").endswith("autoperfctl resume x")
     assert todo("disk", False, "x") == "Make room; it goes on by itself"
+    assert todo("disk", False, "x", "NO_DESCRIPTORS") == "See to what the reason says; it goes on by itself"
     assert todo("", False, "x") == ""
 
 

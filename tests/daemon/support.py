@@ -152,6 +152,7 @@ class Rig:
         self.sent: list[notify.Message] = []
         self.free_bytes = 1 << 40
         self.inodes: int | None = None
+        self.can_open = True
         self.bad_key: Callable[[Machine], str] = lambda machine: ""
         self._webhook, self._reserve = webhook, reserve
         self.start()
@@ -171,7 +172,7 @@ class Rig:
             pins=self.pins,
             answer=commands.answer,
             key_problem=lambda machine: self.bad_key(machine),
-            space=lambda: Space(self.free_bytes, self.inodes),
+            space=lambda: Space(self.free_bytes, self.inodes, self.can_open),
             reserve=self._reserve,
             controller="bench",
         )

@@ -532,6 +532,19 @@ def test_no_attempt_opens_without_inodes(rig: Rig, fired: Fired) -> None:
     assert rig.states() == ["validating"]
 
 
+def test_an_attempt_without_descriptors_for_its_end_stays_open_until_there_are(rig: Rig) -> None:
+    rig.submit(toml())
+    rig.running()
+    rig.can_open = False
+    rig.answer(1, m.LowDisk(reason="Too many open files", code="NO_DESCRIPTORS"))
+    rig.wait(10)
+    assert rig.states() == ["halted"] and rig.life().uid
+    assert "See to what the reason says" in rig.ask("status").text
+    rig.can_open = True
+    rig.wait(10)
+    assert rig.states() == ["validating"] and rig.life().uid
+
+
 @pytest.mark.fault("D15")
 def test_results_that_are_taken_away_are_not_begun_anew_in_secret(rig: Rig, fired: Fired) -> None:
     rig.submit(toml())

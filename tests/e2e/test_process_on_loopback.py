@@ -284,18 +284,13 @@ def test_without_descriptors_work_waits(daemon: Process, loopback_lab: LoopbackL
         said = daemon.text()
         assert "cannot accept a caller: Too many open files" in said, said
         assert (daemon.queue / "bad.toml").exists() or (daemon.queue / ".claimed" / "bad.toml").exists()
+        daemon.until(lambda: "NO_DESCRIPTORS" in daemon.text(), "the attempt's end could not be written", 20)
     fired("P8", f"no descriptor was to be had for 5 s, in which it worked for {spent:.1f} s")
     assert spent < 2, "it goes round and round"
     daemon.until((daemon.queue / "rejected" / "bad.toml.error.txt").exists, "the file is dealt with", 20)
-    halted = daemon.experiment("one")
-    assert (halted["state"], halted["halted_cause"]) == ("halted", "controller"), halted
-    assert "Too many open files" in halted["halted_reason"]
-    assert daemon.ask("resume", experiment="one")["ok"]
     daemon.await_outcome("one", secs=60)
     rows = daemon.ess("one")
-    done = [row["test_name"] for row in rows if row["end_status"] == "success"]
-    assert len(done) == len(set(done)) == 2, (rows, daemon.text())
-    assert [row["blame"] for row in rows if row["end_status"] != "success"] == ["controller"]
+    assert [row["end_status"] for row in rows] == ["success", "success"], (rows, daemon.text())
     assert daemon.verify("one") == []
     assert daemon.lives()
 
