@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from autoperfd.core import messages as m
@@ -20,6 +21,17 @@ class Answer:
     experiment: int
     ticket: int
     event: m.Event
+
+
+@dataclass(slots=True)
+class Underway:
+    """An order that somebody is at. `folder` and `tool`: what it was begun with, to begin it once more."""
+
+    ticket: int
+    order: m.Order
+    folder: Path
+    tool: str
+    overdue_at: float  # monotonic
 
 
 @dataclass(frozen=True, slots=True)

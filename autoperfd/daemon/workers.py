@@ -23,7 +23,7 @@ from autoperfd.core.settings import PowerSwitch
 from autoperfd.daemon import archive
 from autoperfd.daemon.files import make_folder, sync_folder
 from autoperfd.daemon.judge import judge, never_began, standing
-from autoperfd.daemon.work import ENDLESS, Answer, Clock, Crash, bound, stuck
+from autoperfd.daemon.work import ENDLESS, Answer, Clock, Crash, Underway, bound, stuck
 from autoperfd.errors import (
     Cancelled,
     DiskError,
@@ -46,13 +46,8 @@ TELLS = 3  # connects in which a machine must be reached to be told to reboot, b
 
 
 @dataclass(slots=True)
-class _Work:
-    ticket: int
-    order: m.Order
-    folder: Path
-    tool: str
+class _Work(Underway):
     cancelled: threading.Event
-    overdue_at: float  # monotonic
     waiting: _Task | None = None  # it found no thread
     again_at: float = 0.0  # monotonic: when to look for one again
 
@@ -91,7 +86,7 @@ class Workers:
         self.cancel(experiment)
         cancelled = threading.Event()
         overdue_at = self._clock.monotonic() + self._bound(order)
-        self._works[experiment] = _Work(ticket, order, folder, tool, cancelled, overdue_at)
+        self._works[experiment] = _Work(ticket, order, folder, tool, overdue_at, cancelled)
         task = _Task(self, experiment, ticket, order, folder, self._tools[tool], cancelled)
         self._begin(self._works[experiment], task)
 

@@ -18,7 +18,7 @@ from autoperfd.core import messages as m
 from autoperfd.core.guards import Guards, violations
 from autoperfd.core.plan import Machine, Verdict
 from autoperfd.core.policy import CANNOT_WRITE, KEPT, Examined, blamed, result_of
-from autoperfd.daemon.work import ENDLESS, Answer, Crash, bound, stuck
+from autoperfd.daemon.work import ENDLESS, Answer, Crash, Underway, bound, stuck
 from autoperfd.errors import (
     AutoperfError,
     FetchFailed,
@@ -70,12 +70,7 @@ class Kept:
 
 
 @dataclass(slots=True)
-class _Work:
-    ticket: int
-    order: m.Order
-    folder: Path
-    tool: str
-    overdue_at: float  # monotonic
+class _Work(Underway):
     process: Process
 
 
