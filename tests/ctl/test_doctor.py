@@ -116,6 +116,7 @@ def test_settings_that_are_wrong(lab: Path, capsys: pytest.CaptureFixture[str]) 
     assert findings[0].well is False and findings[0].subject == "settings"
 
 
-def test_no_daemon(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_daemon(lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOPERF_RUNTIME_DIR", str(lab / "other"))
     code, out = run(lab, capsys)
     assert code == 3 and "!   daemon: autoperfd is not running" in out and "1 problem." in out
