@@ -300,7 +300,8 @@ class _Task:
             return m.Failed(result=never_began("wont-start", error, self._look).result)
         except FetchFailed as error:
             return m.Failed(result=never_began("no-data", error, self._look).result)
-        except DiskError as found:
+        except (DiskError, OSError) as error:
+            found = error if isinstance(error, DiskError) else DiskError.of("the attempt cannot be written", error)
             # Moved away while the attempt ran: whatever could not be written, that is why.
             wrong = found if self.folder.is_dir() else self._gone()
             if wrong.code in (*PASSING, "RESULTS_MISSING"):

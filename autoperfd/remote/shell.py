@@ -7,7 +7,9 @@ thread at a time asks; any thread may `close`, which frees the one that waits.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -25,7 +27,6 @@ NOISE_LIMIT = 1 << 16  # what a login shell may print before the verb loop speak
 ANSWER_LIMIT = 1 << 20
 CHUNK = 262_144
 LINES_LIMIT = 2000  # bytes of values that are sent as lines
-SLICE_SECS = 60.0  # paramiko counts with the wall clock, which may jump
 _HEADER = re.compile(rb"answer (\d{1,3}) (\d{1,8})\n", re.ASCII)
 
 
@@ -49,8 +50,11 @@ class Shell:
         """
         self._channel = channel
         self._heartbeat = heartbeat
-        self._slice_secs = min(SLICE_SECS, heartbeat.every) if heartbeat else SLICE_SECS
+        self._slice_secs = heartbeat.every if heartbeat else math.inf
         self._pending = b""
+        # Its own waiting counts with the wall clock, which may be set back by years meanwhile.
+        self._readable = threading.Event()
+        channel.in_buffer.set_event(self._readable)
         deadline = time.monotonic() + secs
         self._send(LAUNCHER, deadline)
         # Whatever the login shell prints stands before the first answer.
@@ -125,13 +129,12 @@ class Shell:
         if self._heartbeat:
             self._heartbeat.heard()
         while (remaining := deadline - time.monotonic()) > 0:
-            try:
-                self._channel.settimeout(min(remaining, self._slice_secs))
-                data = self._channel.recv(size)
-            except TimeoutError:
+            if not self._readable.wait(min(remaining, self._slice_secs)):
                 if self._heartbeat and remaining > self._slice_secs and (kind := self._heartbeat.silent()):
-                    raise ShellBroken(kind, "the SSH server there is silent") from None
+                    raise ShellBroken(kind, "the SSH server there is silent")
                 continue
+            try:
+                data = self._channel.recv(size)
             except (OSError, EOFError, paramiko.SSHException) as error:
                 raise ShellBroken("lost", str(error)) from error
             if not data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import queue
 from collections.abc import Callable, Mapping, Sequence
@@ -203,6 +204,18 @@ def test_results_that_go_away_as_an_attempt_begins_are_missed(
     assert isinstance(event, m.LowDisk) and event.code == "RESULTS_MISSING", event
     assert not results.exists() and list(elsewhere.iterdir()) == []
     fired("D15", event.reason)
+
+
+def test_whatever_cannot_be_opened_leaves_the_attempt_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr("os.scandir", refused)
+    plan = Plan("perftest", "3SEC_100B", (), 1, 3, ())
+    order = m.RunAttempt((P1,), uid="u", number=1, plan=plan, deadline_secs=1.0, confirmed=False, opened=1.0, facts={})
+    event = answer(Fleet(), order, tmp_path)
+    assert isinstance(event, m.LowDisk) and event.code == "NO_DESCRIPTORS", event
+    assert "Too many open files. Raise LimitNOFILE=" in event.reason
 
 
 @pytest.mark.parametrize("order", [m.Sweep((P1,)), m.SlowProbe((P1,), 0.0)])

@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -29,6 +30,10 @@ class Pipe:
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=folder, bufsize=0
         )
         self._timeout = 5.0
+        self.in_buffer = self
+
+    def set_event(self, event: threading.Event) -> None:
+        event.set()  # whoever reads waits in `recv`
 
     def settimeout(self, secs: float) -> None:
         self._timeout = secs

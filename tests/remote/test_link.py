@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -151,6 +152,33 @@ def test_machine_hanging_behind_an_open_link(bench: Bench) -> None:
     finally:
         bench.lab.resume_sshd("p1")
     fleet.sweep([bench.p1])
+
+
+@pytest.mark.fault("C1")
+def test_a_wall_clock_that_is_set_back_again_and_again_prolongs_no_wait(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, fired: Fired
+) -> None:
+    fleet = bench.fleet(replace(QUICK, answer_secs=0.5, connect_secs=1))
+    validate(fleet, bench.p1)
+    bench.lab.hang_sshd("p1")
+    steps = itertools.count(1)
+    monkeypatch.setattr("time.time", lambda: 2e9 - 3600.0 * next(steps))
+    outcome: list[str] = []
+
+    def sweep() -> None:
+        try:
+            fleet.sweep([bench.p1])
+        except MachineAway as error:
+            outcome.append(error.code)
+
+    thread = threading.Thread(target=sweep, daemon=True)
+    try:
+        thread.start()
+        thread.join(15)
+        fired("C1", f"{next(steps)} steps of an hour back")
+        assert outcome == ["SHELL_HANG"]
+    finally:
+        bench.lab.resume_sshd("p1")
 
 
 def test_a_shell_that_never_speaks_hangs_however_slowly_its_connection_closes(
