@@ -39,9 +39,10 @@ use_reliable = [true, false]
 latency_count = [10]
 """
 
-# Not reliable multicast: of such tests one in ten hangs inside ddsperf 0.10 at full rate, also between two machines
-# and without this daemon. That is a failed test, rightly told and tried again; of unicast and best effort none did.
-REAL = SHORT.replace("sub_count = [1]", "sub_count = [3]") + "use_multicast = [false]\n"
+# Not reliable: now and then a writer of ddsperf 0.10 at full rate is blocked for good, also without this daemon. That
+# is a failed test, rightly told and tried again.
+REAL = SHORT.replace("sub_count = [1]", "sub_count = [3]").replace("[true, false]", "[false]")
+REAL += "use_multicast = [true, false]\n"
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_an_experiment_becomes_proven_results(daemon: InstalledDaemon, container
     boots: list[dict[str, str]] = [before]
     for folder, names in {
         "PCG_1": ["3SEC_100B_2PUB_2SUB_REL_10LC", "3SEC_100B_2PUB_2SUB_BE_10LC"],
-        "real_DDS": ["3SEC_100B_1PUB_3SUB_REL_UC_10LC", "3SEC_100B_1PUB_3SUB_BE_UC_10LC"],
+        "real_DDS": ["3SEC_100B_1PUB_3SUB_BE_MC_10LC", "3SEC_100B_1PUB_3SUB_BE_UC_10LC"],
     }.items():
         rows = daemon.ess(folder)
         assert [(row["test_name"], row["end_status"], row["attempt_number"]) for row in rows] == [

@@ -169,7 +169,7 @@ def test_networks_that_fail_in_every_way(daemon: InstalledDaemon, container_lab:
     controller, p2 = lab.controller.ip, lab.machine("p2").ip
     silent = {  # lost between the controller and p2: everything, what p2 sends, what is large
         "N1": ("", f"ip saddr {p2} ip daddr {controller}"),
-        "N8": ("meta length > 700",),
+        "N8": ("meta length > 300",),  # some packet of each attempt is, and of many a short one none is beyond 700
     }
     for row, matches in silent.items():
         for match in matches:
