@@ -141,6 +141,17 @@ class ParticipantRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """One named reason why an attempt is not a success, with the evidence in its sentence."""
+
+    status: str  # one of END_STATUSES
+    code: str  # stable short reason: what a rule is called
+    reason: str  # one sentence for a person
+    participant: Participant | None = None
+    would_fail_every_test: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """A tool's answer: did the attempt work, and its figures."""
 
@@ -151,6 +162,7 @@ class Verdict:
     participant: str = ""
     would_fail_every_test: bool = False  # e.g. the executable will not start: halt
     figures: Mapping[str, float | int | str] = field(default_factory=dict)  # in column order of summary.csv
+    findings: tuple[Finding, ...] = ()  # every failed rule, the deciding one first
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from xml.sax.saxutils import quoteattr
 
 from autoperfd.core.plan import (
     Allowed,
+    Finding,
     Machine,
     Participant,
     ParticipantRecord,
@@ -28,7 +29,6 @@ from autoperfd.tools import parse_ddsperf
 from autoperfd.tools.judging import (
     Evidence,
     Figure,
-    Finding,
     asked,
     collect,
     colon,

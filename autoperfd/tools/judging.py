@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from autoperfd.core.plan import END_STATUSES, Participant, ParticipantRecord, Plan, Setting, Verdict
+from autoperfd.core.plan import END_STATUSES, Finding, Participant, ParticipantRecord, Plan, Setting, Verdict
 
+MOST_FINDINGS = 200  # that one verdict tells of
 PEEK = 64 << 10  # bytes looked at from either end of a text
 
 LATENCY_COLUMNS = (
@@ -95,17 +96,6 @@ class Evidence:
         return self.record.exit or None
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One named reason why an attempt is not a success."""
-
-    status: str
-    code: str
-    reason: str
-    participant: Participant | None = None
-    would_fail_every_test: bool = False
-
-
 Rule = Callable[[Evidence], Finding | None]
 
 
@@ -123,6 +113,7 @@ def settle(findings: Iterable[Finding], figures: Mapping[str, Figure]) -> Verdic
         participant=first.participant.name if first.participant else "",
         would_fail_every_test=any(finding.would_fail_every_test for finding in found),
         figures=figures,
+        findings=tuple(found[:MOST_FINDINGS]),
     )
 
 

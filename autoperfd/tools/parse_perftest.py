@@ -84,6 +84,7 @@ class DataFile:
     kinds: set[str] = field(default_factory=set)
     lengths: set[int] = field(default_factory=set)  # of the summaries and of the last interval row
     last: Row | None = None  # the last interval row
+    idle_rows: int = 0  # of a subscriber, after the last in which something was received
     live: Row | None = None  # the last interval row of a subscriber in which something was received
     summaries: list[Row] = field(default_factory=list)
     bad_line: int = 0  # the first line that is a spoilt row
@@ -206,8 +207,9 @@ class _Reader:
         else:
             self.data.rows += 1
             self._last = (header, text)
+            self.data.idle_rows += 1
             if header.kind == "throughput" and float(text.split(b",", 3)[2]):
-                self._live = self._last
+                self._live, self.data.idle_rows = self._last, 0
 
     def _runs_backwards(self, text: bytes) -> bool:
         """Whether a row's total of samples, which only grows, is less than the one before; a summary's is the last."""

@@ -7,6 +7,7 @@ line. Pure but for reading the files it is given; any thread.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from autoperfd.core.plan import (
     Allowed,
+    Finding,
     Machine,
     Participant,
     ParticipantRecord,
@@ -28,7 +30,6 @@ from autoperfd.tools import parse_perftest
 from autoperfd.tools.judging import (
     Evidence,
     Figure,
-    Finding,
     Rule,
     Text,
     asked,
@@ -41,6 +42,7 @@ from autoperfd.tools.judging import (
     first_line,
     found,
     last_line,
+    peek,
     printable,
     settle,
     streams_are_there,
@@ -157,11 +159,63 @@ class Perftest:
                     evidence,
                     stage(evidence.stderr),
                     parse_perftest.read(folder / name) if (name := data_name(evidence.participant)) else None,
+                    name,
                 )
                 for evidence in collect(plan, folder, records)
             ),
         )
         return settle(attempt.findings(), attempt.figures())
+
+
+# Old data
+
+DATA_FILE = re.compile(r"(pub|sub)_(0|[1-9]\d{0,3})(?:_output)?\.(?:csv|json|txt)")
+STDERR_ENDS = (".stderr", ".stderr.txt", "_stderr.txt", ".err")
+MOST_FILES = 10_000  # entries of a folder that are looked at
+
+
+def judge_files(folder: Path, settings: Settings | None = None) -> Verdict:
+    """Judge result files of a test of which nothing else is known: no records of how its participants ended.
+
+    `folder` holds `pub_0.csv` and `sub_<i>.csv` (also `…_output.csv`, `.json`, `.txt`) and, where there are any,
+    standard error as `<participant>.stderr`. `settings`: those of the test that are known; what is not known is
+    not asked for. With `sub_count` every subscriber must be there and no other, without it those found are judged.
+    Rules that need the ends of participants are left out; what standard error says counts. Never raises for content.
+    """
+    known = settings or {}
+    names: dict[tuple[Role, int], str] = {}
+    for path in itertools.islice(sorted(folder.iterdir()), MOST_FILES):
+        if match := DATA_FILE.fullmatch(path.name):
+            names.setdefault(("pub" if match[1] == "pub" else "sub", int(match[2])), path.name)
+    subscribers = known.get("sub_count", 1 + max((i for role, i in names if role == "sub"), default=0))
+    given = [_given(folder, "pub", 0, names.get(("pub", 0), "pub_0.csv"))]
+    given += [_given(folder, "sub", i, names.get(("sub", i), f"sub_{i}.csv")) for i in range(int(subscribers))]
+    plan = Plan(
+        tool=Perftest.name,
+        test_name=folder.name,
+        settings=tuple(known.items()),
+        domain=0,
+        duration_secs=int(known.get("duration_secs", 0)),
+        participants=tuple(one.participant for one in given),
+    )
+    attempt = Attempt(plan, tuple(given), recorded=False)
+    strays = [name for (role, i), name in names.items() if role == "sub" and i >= subscribers]
+    return settle([*attempt.findings(), *(_stray(name) for name in strays)], attempt.figures())
+
+
+def _given(folder: Path, role: Role, index: int, file: str) -> Left:
+    """What is left of a participant whose end nobody recorded."""
+    name = f"{role}_{index}"
+    stderr = next((name + end for end in STDERR_ENDS if (folder / (name + end)).exists()), f"{name}.stderr")
+    participant = Participant(name, role, index, "", (), (), file, stderr, ())
+    said = peek(folder / stderr)
+    evidence = Evidence(participant, None, Text(-1), said)
+    return Left(evidence, stage(said), parse_perftest.read(folder / file), file)
+
+
+def _stray(name: str) -> Finding:
+    """A file of a participant that the test does not have is left over from another test."""
+    return Finding("bad-data", "STRAY_FILE", f"{name} is of no participant of this test: left over from another one")
 
 
 # Command lines
@@ -226,6 +280,7 @@ def _subscriber(settings: Settings, index: int) -> tuple[str, ...]:
 
 # Judging
 
+LOST_ROWS = 37  # that a kill takes from a subscriber's file at most: 4095 bytes of rows of 110
 MISSING_ROWS = 10  # a healthy subscriber's file has 1 to 6 rows fewer than the test has seconds
 SAME_COUNT = 0.9  # of two subscribers' samples, received and lost; the end of a test reaches them at different times
 
@@ -271,6 +326,7 @@ class Left:
     evidence: Evidence
     stage: str
     data: DataFile | None
+    file: str  # the name of its data file
 
     @property
     def participant(self) -> Participant:
@@ -282,14 +338,17 @@ class Left:
         """The participant's name."""
         return self.evidence.participant.name
 
-    @property
-    def file(self) -> str:
-        """The name of its data file."""
-        return data_name(self.evidence.participant)
-
     def ended_by(self, *whom: str) -> bool:
         """Whether the launcher says that one of these ended it."""
         return self.evidence.record is not None and self.evidence.record.ended_by in whom
+
+    @property
+    def hung(self) -> bool:
+        """Whether a subscriber never noticed the end: by its record, or of old data by an idle end that is long."""
+        data = self.data
+        if data is None or not data.idle_at_end or data.summaries:
+            return False
+        return self.ended_by("grace") or (self.evidence.record is None and data.idle_rows >= LOST_ROWS)
 
     @property
     def unmatched(self) -> bool:
@@ -307,14 +366,18 @@ class Attempt:
 
     plan: Plan
     left: tuple[Left, ...]
+    recorded: bool = True  # False: nobody recorded how its participants ended
 
     def findings(self) -> Iterator[Finding]:
         """Every rule's finding about every participant, in their order."""
         for one in self.left:
-            for rule in COMMON_RULES:
-                if finding := rule(one.evidence):
-                    yield finding
-            yield from self._end(one)
+            if self.recorded:
+                for rule in COMMON_RULES:
+                    if finding := rule(one.evidence):
+                        yield finding
+                yield from self._end(one)
+            elif one.evidence.stderr.size > 0:
+                yield from self._said(one)
             if one.data is not None:
                 yield from self._data(one, one.data)
         yield from self._together()
@@ -356,19 +419,35 @@ class Attempt:
         elif one.evidence.finished:
             yield from self._early(one, record)
 
+    def _said(self, one: Left) -> Iterator[Finding]:
+        """What standard error alone tells of an end that nobody recorded."""
+        if refusal := _refused(one):
+            yield refusal
+        elif one.stage in ("discovering", "announcing"):
+            yield _no_match(one)
+        elif one.stage != "finished" and not one.hung:
+            yield one.found("early-exit", "NOT_FINISHED", _unfinished(one))
+        elif one.stage == "finished" and one.participant.role == "pub" and self.plan.duration_secs:
+            yield from self._samples_ran_out(one)
+
     def _early(self, one: Left, record: ParticipantRecord) -> Iterator[Finding]:
         """Exit status 0 alone proves nothing: Perftest must say that it finished, and why."""
         asked_secs = self.plan.duration_secs
         if one.stage != "finished":
-            reason = f"{one.name} ended without finishing its test{colon(last_line(one.evidence.stderr))}"
-            yield one.found("early-exit", "NOT_FINISHED", reason)
+            yield one.found("early-exit", "NOT_FINISHED", _unfinished(one))
         elif record.elapsed is not None and record.elapsed < asked_secs:
             reason = f"{one.name} ended after {record.elapsed:.1f} s of {asked_secs} s"
             yield one.found("early-exit", "EARLY_EXIT", reason)
-        elif one.participant.role == "pub" and not any(
-            line.startswith(BY_TIMER) for line in one.evidence.stderr.lines()
-        ):
-            reason = f"{one.name} had sent all the samples it may send (-numIter) before the {asked_secs} s were over"
+        elif one.participant.role == "pub":
+            yield from self._samples_ran_out(one)
+
+    def _samples_ran_out(self, one: Left) -> Iterator[Finding]:
+        """A publisher that its timer did not end had sent all the samples it may send."""
+        if not any(line.startswith(BY_TIMER) for line in one.evidence.stderr.lines()):
+            reason = (
+                f"{one.name} had sent all the samples it may send (-numIter) "
+                f"before the {self.plan.duration_secs} s were over"
+            )
             yield one.found("early-exit", "NUM_ITER_REACHED", reason)
 
     def _data(self, one: Left, data: DataFile) -> Iterator[Finding]:
@@ -398,21 +477,34 @@ COMMON_RULES: tuple[Rule, ...] = (end_is_known, executable_started, streams_are_
 def _failed(one: Left, status: int) -> Finding:
     """A participant that ended by itself with another exit status than 0."""
     stderr = one.evidence.stderr
-    licence = next((line for line in _all_lines(one) if LICENCE.search(line)), "")
-    refused = next((line for line in stderr.lines() if OPTION_ERROR.search(line)), "")
     if status >= 128 and status != 255:
         return ended_by_signal(one.evidence, status - 128)
-    if licence:
-        reason = f"Perftest finds no valid licence on {one.participant.machine}: {printable(licence)}"
-        return one.found("wont-start", "LICENCE", reason, machine=True)
-    if refused:
-        reason = f"{one.name} refused its command line: {printable(refused)}"
-        return one.found("wont-start", "OPTION_REFUSED", reason)
+    if refusal := _refused(one):
+        return refusal
     if not one.stage:
         reason = f"{one.name} did not start (exit status {status}){colon(_complaint(stderr))}"
         return one.found("wont-start", "NOT_STARTED", reason)
     reason = f"{one.name} ended with exit status {status}{colon(_complaint(stderr))}"
     return one.found("crashed", "CRASHED", reason)
+
+
+def _refused(one: Left) -> Finding | None:
+    """A licence that is not valid, or a command line that is not understood, by its own words."""
+    licence = next((line for line in _all_lines(one) if LICENCE.search(line)), "")
+    refused = next((line for line in one.evidence.stderr.lines() if OPTION_ERROR.search(line)), "")
+    if licence:
+        where = f" on {one.participant.machine}" if one.participant.machine else ""
+        reason = f"Perftest finds no valid licence{where}: {printable(licence)}"
+        return one.found("wont-start", "LICENCE", reason, machine=True)
+    if refused:
+        reason = f"{one.name} refused its command line: {printable(refused)}"
+        return one.found("wont-start", "OPTION_REFUSED", reason)
+    return None
+
+
+def _unfinished(one: Left) -> str:
+    """The reason of an end at which nothing was said of a finished test."""
+    return f"{one.name} ended without finishing its test{colon(last_line(one.evidence.stderr))}"
 
 
 def _no_match(one: Left) -> Finding:
@@ -470,7 +562,7 @@ def whole(attempt: Attempt, one: Left, data: DataFile) -> Finding | None:
         return None
     if data.too_large:
         return one.found("truncated", "TOO_LARGE", f"{one.file} has more than {parse_perftest.MAX_FILE} bytes")
-    if one.ended_by("grace") and (data.summaries or data.idle_at_end):
+    if one.hung or (one.ended_by("grace") and data.summaries):
         reason = f"{one.name} never noticed that its publishers had ended: data complete, summary missing"
         return one.found("no-summary", "NO_SUMMARY", reason)
     if data.cut:
