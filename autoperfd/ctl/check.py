@@ -24,7 +24,7 @@ _SAMPLES = 1000  # tests looked at to estimate the hours and to find warnings
 
 def read(file: str, power: Collection[str]) -> tuple[bytes, tuple[Experiment, ...]]:
     """The file's bytes and its experiments. Raises AutoperfError, ConfigError with all problems."""
-    data = _bytes(file)
+    data = read_bytes(file)
     return data, read_experiments(data, file, TOOLS, power)
 
 
@@ -65,7 +65,8 @@ def facts(experiments: Collection[Experiment]) -> list[dict[str, object]]:
     return found
 
 
-def _bytes(file: str) -> bytes:
+def read_bytes(file: str) -> bytes:
+    """What a file holds that a person names. Raises AutoperfError."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hang us
         with open(descriptor, "rb") as stream:  # noqa: PTH123

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import shlex
 import sys
 import time
@@ -214,6 +215,20 @@ def _submit(context: Context) -> int:
     return 1
 
 
+def _convert(context: Context) -> int:
+    from autoperfd.ctl import check, convert
+
+    file = context.options.file
+    done = convert.convert(check.read_bytes(file), file, context.places.power)
+    terminal.print_text(done.text)
+    for note in done.notes:
+        terminal.complain(note)
+    if done.problems:
+        words = "\n".join(str(problem) for problem in done.problems)
+        terminal.complain(f"what was converted has to be mended:\n{words}", "Then look at it with autoperfctl check")
+    return 1 if done.problems else 0
+
+
 # ---------------------------------------------------------------- commanding
 
 
@@ -349,6 +364,13 @@ COMMANDS: tuple[Command, ...] = (
         _submit,
         (_FILE, Argument(("--wait",), "how long to wait for the verdict", secs=30.0)),
     ),
+    Command(
+        "convert",
+        "write an experiment file of AutoPerf (JSON or TOML) as one of ours; what has no place here is said",
+        ("autoperfctl convert old.json > new.toml",),
+        _convert,
+        (Argument(("file",), "a file of the predecessor", "FILE"),),
+    ),
     Command("list", "all experiments and what lately came through the queue", ("autoperfctl list",), _list, (_JSON,)),
     Command("show", "one experiment in full", ('autoperfctl show "PCG #1"',), _show, (_EXPERIMENT, _JSON)),
     Command(
@@ -471,7 +493,7 @@ def parser() -> argparse.ArgumentParser:
 
 def examples() -> list[list[str]]:
     """Every example of the help as words, for the tests."""
-    return [shlex.split(line.partition(" | ")[0])[1:] for row in COMMANDS for line in row.example]
+    return [shlex.split(re.split(" [|>] ", line)[0])[1:] for row in COMMANDS for line in row.example]
 
 
 def _secs(text: str) -> float:
