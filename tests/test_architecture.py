@@ -251,7 +251,10 @@ def test_no_file_names_the_place_it_was_made_in() -> None:
 def test_the_old_words_are_gone() -> None:
     pattern = re.compile(rf"\b({'|'.join(OLD_WORDS)})s?\b", re.IGNORECASE)
     wrong = []
+    reads_them = ROOT / "autoperfd/ctl/convert.py"  # in files of the predecessor
     for path in (*SOURCES, *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "etc/autoperfd.toml"))):
+        if path == reads_them:
+            continue
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if (found := pattern.search(line)) and "slave_machines" not in line and "propagation" not in line:
                 wrong.append(f"{path.relative_to(ROOT)}:{number}: {found[0]}, say {OLD_WORDS[found[1].lower()]}")
