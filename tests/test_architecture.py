@@ -46,8 +46,8 @@ WORLDLY = {
     *("sqlite3", "logging", "urllib", "http", "resource", "pwd", "grp", "mmap", "ctypes", "importlib"),
 }
 PURE_ENOUGH = {("core/ess.py", "io")}  # StringIO, for the csv module
-# Pure: the same words whether the daemon answers or its memory is read.
-ALSO = {("ctl", "daemon.views"), ("ctl", "daemon.story")}
+# Pure: the same words whether the daemon answers or its memory is read; and the reader of archives.
+ALSO = {("ctl", "daemon.views"), ("ctl", "daemon.story"), ("ctl", "daemon.archive")}
 # What the independent reader takes from what it checks: names of tables, columns, figures and statuses.
 CONSTANTS = {
     "core.ess.ESS_COLUMNS",

@@ -153,6 +153,21 @@ def _results(context: Context) -> int:
     return 0
 
 
+def _judge(context: Context) -> int:
+    import tempfile
+
+    from autoperfd.ctl import judge
+
+    options = context.options
+    with tempfile.TemporaryDirectory(prefix="autoperfctl-") as scratch:
+        judged = judge.judge(Path(options.place), options.test or "", Path(scratch))
+    if options.json:
+        terminal.print_json(judge.facts(judged))
+    else:
+        terminal.print_text(judge.report(judged))
+    return 0 if judged.success else 1
+
+
 def _verify(context: Context) -> int:
     from autoperfd.ctl import verify
 
@@ -386,6 +401,17 @@ COMMANDS: tuple[Command, ...] = (
         ('autoperfctl results "PCG #1"',),
         _results,
         (_EXPERIMENT, _JSON),
+    ),
+    Command(
+        "judge",
+        "judge result files of Perftest in any folder, or one of our archives, as a test of ours would be",
+        (f"autoperfctl judge old/{_NAME}", f"autoperfctl judge old/run3 --test {_NAME} --json"),
+        _judge,
+        (
+            Argument(("place",), "a folder with pub_0.csv, sub_0.csv, …, or an attempt-1.tar.gz", "DIR"),
+            Argument(("--test",), "the test's name, where no folder's name says it", "NAME"),
+            _JSON,
+        ),
     ),
     Command(
         "verify",
