@@ -113,6 +113,37 @@ def ess_line(
     )
 
 
+SPREAD = ("mean", "min", "max")  # over the subscribers of a test
+
+
 def summary_columns(setting_keys: Sequence[str], figure_names: Sequence[str]) -> tuple[str, ...]:
-    """The header of summary.csv."""
-    return ("test_name", "attempt_number", "end_status", *setting_keys, *figure_names, "archive")
+    """The header of summary.csv. Figures called `sub_…`, one value a subscriber, are followed by their SPREAD."""
+    first = ("test_name", "attempt_number", "end_status", "start_timestamp", "end_timestamp")
+    return (*first, *setting_keys, *figure_names, *spread({}, figure_names), "archive")
+
+
+def spread(figures: Mapping[str, Cell], figure_names: Sequence[str]) -> dict[str, Cell]:
+    """Mean, minimum and maximum of each `sub_…` figure, to 4 decimals; None where a subscriber's value is not known."""
+    found: dict[str, Cell] = {}
+    for name in figure_names:
+        if name.startswith("sub_"):
+            values = _numbers(figures.get(name))
+            known = (math.fsum(values) / len(values), min(values), max(values)) if values else (None,) * len(SPREAD)
+            found.update({f"{name}_{what}": _tidy(value) for what, value in zip(SPREAD, known, strict=True)})
+    return found
+
+
+def _numbers(listed: Cell) -> list[float]:
+    """The values of a list "1;2.5;3" or of a single number; [] where one of them is missing or is none."""
+    try:
+        values = [float(part) for part in str(listed).split(";")] if listed is not None else []
+    except ValueError:
+        return []
+    return values if all(map(math.isfinite, values)) else []
+
+
+def _tidy(value: float | None) -> Cell:
+    if value is None:
+        return None
+    rounded = round(value, 4)
+    return int(rounded) if rounded.is_integer() else rounded

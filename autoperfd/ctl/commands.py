@@ -144,6 +144,8 @@ def _results(context: Context) -> int:
 
     from autoperfd.ctl import results
 
+    if context.options.rebuild:
+        return _rebuild(context)
     with tempfile.TemporaryDirectory(prefix="autoperfctl-") as scratch:
         found = results.read(context.options.experiment, context.agreed, context.places.state, Path(scratch))
     if context.options.json:
@@ -151,6 +153,14 @@ def _results(context: Context) -> int:
     else:
         terminal.print_text(results.report(found))
     return 0
+
+
+def _rebuild(context: Context) -> int:
+    try:
+        return context.print("rebuild", {"experiment": context.options.experiment})
+    except DaemonDown as down:
+        hint = f"{down.hint}: it looks at every spreadsheet when it starts, and writes anew what is not as it should be"
+        raise DaemonDown(down.message, hint=hint) from down
 
 
 def _judge(context: Context) -> int:
@@ -398,9 +408,13 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "results",
         "where the results of an experiment lie, and its latest figures",
-        ('autoperfctl results "PCG #1"',),
+        ('autoperfctl results "PCG #1"', 'autoperfctl results "PCG #1" --rebuild'),
         _results,
-        (_EXPERIMENT, _JSON),
+        (
+            _EXPERIMENT,
+            Argument(("--rebuild",), "have ess.csv and summary.csv written anew from the memory", flag=True),
+            _JSON,
+        ),
     ),
     Command(
         "judge",

@@ -64,6 +64,19 @@ def _copy(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     return Reply(text=f"{path}\n", data={"memory": str(path), "results": str(engine.results)})
 
 
+def _rebuild(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
+    """Write the spreadsheets of an experiment anew; edited copies are kept aside."""
+    entry = engine.find(_text(args, "experiment"))
+    folder = engine.results / entry.row.folder
+    if not folder.is_dir():
+        raise Refused(f"{folder} is gone", hint="Put it back, then `autoperfctl resume`")
+    try:
+        engine.rebuild(entry)
+    except DiskError as error:
+        raise Refused(error.message, hint=error.hint) from error
+    return Reply(text=f"{folder}: ess.csv and summary.csv are written anew from the memory.\n")
+
+
 # ---------------------------------------------------------------- stopping and going on
 
 
@@ -238,6 +251,7 @@ COMMANDS: Mapping[str, Command] = {
     "show": _show,
     "why": _why,
     "copy": _copy,
+    "rebuild": _rebuild,
     "halt": _halt,
     "resume": _resume,
     "cancel": _cancel,

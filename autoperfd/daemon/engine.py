@@ -695,6 +695,13 @@ class Engine:
             state,
         )
 
+    def rebuild(self, entry: Entry) -> None:
+        """Write an experiment's spreadsheets anew from the memory. Raises DiskError."""
+        life = entry.life
+        running = self.store.attempt(life.id, life.test, life.number) if life.uid else None
+        entry.export_state = entry.exports.update(running, anew=True)
+        self._tell_of_copies(entry)
+
     def _export(self, entry: Entry) -> None:
         life = entry.life
         running = self.store.attempt(life.id, life.test, life.number) if life.uid else None
@@ -705,6 +712,9 @@ class Engine:
         except DiskError as error:
             self.attention = [*self.attention[-9:], error.sentence()]
             log.error("%s", error.sentence())
+        self._tell_of_copies(entry)
+
+    def _tell_of_copies(self, entry: Entry) -> None:
         for name in entry.exports.taken_aside():
             self.attention = [*self.attention[-9:], f"{entry.row.name}: an edited copy was kept as {name}"]
 

@@ -69,12 +69,31 @@ def _ess(db: sqlite3.Connection, kept: Kept) -> Iterator[_Wanted]:
 
 
 def _summary(db: sqlite3.Connection, kept: Kept, settings: Sequence[str]) -> Iterator[_Wanted]:
-    yield _Wanted(_line(("test_name", "attempt_number", "end_status", *settings, *FIGURES, "archive")))
+    first = ("test_name", "attempt_number", "end_status", "start_timestamp", "end_timestamp")
+    spreads = [f"{name}_{what}" for name in FIGURES if name.startswith("sub_") for what in ("mean", "min", "max")]
+    yield _Wanted(_line((*first, *settings, *FIGURES, *spreads, "archive")))
     for row in _closed(db, kept):
         if row["status"] in KEPT:
             own, figures = parsed(row["settings"]) or {}, parsed(row["figures"]) or {}
             values = [own.get(key) for key in settings] + [figures.get(name) for name in FIGURES]
-            yield _Wanted(_line((row["test"], row["number"], row["status"], *values, row["archive"])))
+            for name in FIGURES:
+                if name.startswith("sub_"):
+                    values += _spread(figures.get(name))
+            when = _time(row["started"]), _time(row["ended"])
+            yield _Wanted(_line((row["test"], row["number"], row["status"], *when, *values, row["archive"])))
+
+
+def _spread(listed: Any) -> list[float | int | None]:
+    """Mean, least and most of one value a subscriber, "1;2.5"; nothing where one is not known."""
+    parts = str("" if listed is None else listed).split(";")
+    try:
+        values = sorted(map(float, parts))
+    except ValueError:
+        return [None, None, None]
+    if not all(map(math.isfinite, values)):
+        return [None, None, None]
+    found = [round(value, 4) for value in (math.fsum(values) / len(values), values[0], values[-1])]
+    return [int(value) if value == int(value) else value for value in found]
 
 
 def _closed(db: sqlite3.Connection, kept: Kept) -> Iterator[sqlite3.Row]:

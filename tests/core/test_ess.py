@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoperfd.core.ess import ESS_COLUMNS, cell, ess_line, line, settings_cell, summary_columns, text_of, timestamp
+from autoperfd.core.ess import (
+    ESS_COLUMNS,
+    cell,
+    ess_line,
+    line,
+    settings_cell,
+    spread,
+    summary_columns,
+    text_of,
+    timestamp,
+)
+from autoperfd.verify import sheets
 
 # What spreadsheets have been made to calculate, fetch or start (threat X1).
 HOSTILE = [
@@ -179,7 +190,34 @@ def test_a_row_of_the_ess() -> None:
 
 
 def test_the_header_of_the_summary() -> None:
-    columns = summary_columns(("duration_secs", "datalen_bytes"), ("mbps", "lost"))
+    columns = summary_columns(("duration_secs", "datalen_bytes"), ("mbps", "sub_lost"))
     assert columns == (
-        *("test_name", "attempt_number", "end_status", "duration_secs", "datalen_bytes", "mbps", "lost", "archive"),
+        *("test_name", "attempt_number", "end_status", "start_timestamp", "end_timestamp"),
+        *("duration_secs", "datalen_bytes", "mbps", "sub_lost"),
+        *("sub_lost_mean", "sub_lost_min", "sub_lost_max", "archive"),
     )
+
+
+@pytest.mark.parametrize(
+    ("listed", "values"),
+    [
+        ("1;2.5;4", [2.5, 1, 4]),
+        ("0.1;0.2;0.4", [0.2333, 0.1, 0.4]),
+        ("7", [7, 7, 7]),
+        (7, [7, 7, 7]),
+        ("1;;3", [None, None, None]),  # a mean of those that are known would flatter
+        ("", [None, None, None]),
+        (None, [None, None, None]),
+        ("1;nan", [None, None, None]),
+        ("1;1e999", [None, None, None]),
+        ("1;x", [None, None, None]),
+    ],
+)
+def test_the_spread_over_subscribers(listed: str | int | None, values: list[float | None]) -> None:
+    assert list(spread({"mbps": "1;2", "sub_lost": listed}, ("mbps", "sub_lost")).values()) == values
+
+
+@given(st.lists(st.floats() | st.integers() | st.none(), max_size=5))
+def test_the_independent_reader_agrees_on_the_spread(values: list[float | None]) -> None:
+    listed = ";".join("" if value is None else str(value) for value in values)
+    assert list(spread({"sub_mbps": listed}, ("sub_mbps",)).values()) == sheets._spread(listed)

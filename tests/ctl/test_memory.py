@@ -169,6 +169,17 @@ def test_results_are_where_the_daemon_says(daemon: Daemon, state: Path, ctl: Ctl
     ]
 
 
+def test_the_daemon_is_asked_to_write_the_spreadsheets_anew(daemon: Daemon, ctl: Ctl) -> None:
+    assert ctl("results", NAME, "--rebuild") == (0, "rebuild done\n", "")
+    assert daemon.asked[-1] == ("rebuild", {"experiment": NAME})
+
+
+@pytest.mark.usefixtures("state")
+def test_without_a_daemon_the_next_start_writes_them_anew(ctl: Ctl) -> None:
+    status, _, err = ctl("results", NAME, "--rebuild")
+    assert status == 3 and "it looks at every spreadsheet when it starts" in err
+
+
 def test_results_without_a_daemon(state: Path, ctl: Ctl) -> None:
     status, out, _ = ctl("results", NAME, "--json")
     data = json.loads(out)

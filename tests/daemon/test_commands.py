@@ -393,8 +393,26 @@ def test_a_copy_is_refused_where_it_does_not_fit(rig: Rig, monkeypatch: pytest.M
     assert list((rig.settings.state / "copies").iterdir()) == []
 
 
+def test_spreadsheets_are_written_anew_when_they_are_asked_for(rig: Rig) -> None:
+    rig.submit(toml())
+    rig.running()
+    rig.succeed()
+    folder = rig.settings.state / "results" / "PCG_1"
+    before = {name: (folder / name).read_bytes() for name in ("ess.csv", "summary.csv")}
+    (folder / "ess.csv").unlink()
+    (folder / "summary.csv").write_text("mine\n")
+    said = rig.ask("rebuild", experiment="PCG #1")
+    assert said.ok and "written anew from the memory" in said.text
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert [path.read_text() for path in folder.glob("summary.edited-*")] == ["mine\n"]
+    assert "an edited copy was kept as summary.edited-" in rig.ask("status").text
+    folder.rename(folder.with_name("elsewhere"))
+    refuses(rig.ask("rebuild", experiment="PCG #1"), f"{folder} is gone", "Put it back, then `autoperfctl resume`")
+    refuses(rig.ask("rebuild", experiment="other"), "there is no experiment 'other'", "Known are: PCG #1")
+
+
 def test_an_unknown_command_is_a_usage_error(rig: Rig) -> None:
-    known = "addresses, cancel, copy, halt, list, pin, resume, retry, show, skip, status, why"
+    known = "addresses, cancel, copy, halt, list, pin, rebuild, resume, retry, show, skip, status, why"
     refuses(rig.ask("dance"), "there is no command 'dance'", f"Known are: {known}", exit=2)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -135,7 +136,10 @@ def bench(tmp_path: Path) -> Bench:
 def test_an_empty_experiment_has_headers(bench: Bench) -> None:
     bench.update()
     bench.good()
-    header = "test_name,attempt_number,end_status,duration_secs,use_reliable,mbps,lost,archive\n"
+    header = (
+        "test_name,attempt_number,end_status,start_timestamp,end_timestamp,"
+        "duration_secs,use_reliable,mbps,lost,archive\n"
+    )
     assert bench.summary.read_text() == header
 
 
@@ -562,3 +566,72 @@ def test_a_death_behind_any_part_of_a_write_is_no_edit(
             bench.update()
             cut += 1
     assert bench.aside == []
+
+
+# ---------------------------------------------------------------- an older version's columns
+
+OLDER = ("test_name", "attempt_number", "end_status", "duration_secs", "use_reliable", "mbps", "lost", "archive")
+
+
+def older(bench: Bench, rows: int) -> bytes:
+    """The summary of the first rows as a version without times wrote it."""
+    text = bench.summary.read_text()
+    kept = [row for row in csv.DictReader(io.StringIO(text)) if row["test_name"] in {r.test for r in bench.rows[:rows]}]
+    found = io.StringIO()
+    writer = csv.DictWriter(found, OLDER, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in kept:
+        writer.writerow(row)
+    return found.getvalue().encode()
+
+
+def as_older(bench: Bench, known: int) -> str:
+    """Put an older version's summary in the place of ours, and the state it kept when `known` rows had ended."""
+    state = json.loads(bench.state)
+    data = older(bench, known)
+    state["summary"] = [known, len(data), zlib.crc32(data)]
+    bench.summary.write_bytes(older(bench, len(bench.rows)))
+    return json.dumps(state)
+
+
+@pytest.mark.parametrize("known", [5, 3, 0])
+def test_what_an_older_version_wrote_is_written_anew_and_is_nobodys_edit(bench: Bench, known: int) -> None:
+    bench.attempts(5)
+    bench.restart(as_older(bench, known))
+    bench.update()
+    bench.good()
+    assert bench.aside == []
+    bench.attempts(2)
+    bench.good()
+
+
+def test_an_edit_of_what_an_older_version_wrote_is_kept_aside(bench: Bench) -> None:
+    bench.attempts(5)
+    state = as_older(bench, 3)
+    edited = bench.summary.read_bytes().replace(b"1.5", b"9.5", 1)
+    for text in (edited, bench.summary.read_bytes() + b"mine,1,success,,,,,\n", b"my,own,columns\n1,2,3\n"):
+        bench.restart(state)
+        bench.summary.write_bytes(text)
+        bench.update()
+        bench.good()
+        assert (bench.folder / bench.aside[-1]).read_bytes() == text
+    assert len(bench.aside) == 3
+
+
+# ---------------------------------------------------------------- written anew
+
+
+def test_written_anew_they_are_what_the_memory_says(bench: Bench) -> None:
+    bench.attempts(4)
+    before = bench.summary.stat().st_ino
+    bench.exports.update(None, anew=True)
+    assert bench.summary.stat().st_ino != before and bench.exports.taken_aside() == []
+    bench.good()
+    bench.ess.write_bytes(b"mine")
+    bench.summary.unlink()
+    bench.exports.update(None, anew=True)
+    bench.good()
+    (aside,) = bench.exports.taken_aside()
+    assert (bench.folder / aside).read_bytes() == b"mine"
+    bench.attempts(2)
+    bench.good()
