@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from autoperfd.core.plan import END_STATUSES, Finding, Participant, ParticipantRecord, Plan, Setting, Verdict
 
@@ -97,6 +97,31 @@ class Evidence:
 
 
 Rule = Callable[[Evidence], Finding | None]
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One rule as a person reads of it: what it proves, and which end status its failures have, by code."""
+
+    tool: str  # "" for all tools
+    rule: str
+    proves: str
+    codes: Mapping[str, str]
+
+
+PROOFS: list[Proof] = []
+"""Every rule, as their modules are imported; docs/RULES.md is written from them."""
+
+
+def proves(tool: str, **codes: str) -> Callable[[F], F]:
+    """Registers a rule with the codes of its findings and their end statuses; its docstring says what it proves."""
+
+    def register(rule: F) -> F:
+        PROOFS.append(Proof(tool, rule.__name__, " ".join((rule.__doc__ or "").split()), codes))
+        return rule
+
+    return register
 
 
 def settle(findings: Iterable[Finding], figures: Mapping[str, Figure]) -> Verdict:
@@ -134,6 +159,7 @@ def collect(plan: Plan, folder: Path, records: Sequence[ParticipantRecord]) -> l
 # Rules of all tools
 
 
+@proves("", END_UNKNOWN="invalid", SWEPT="invalid")
 def end_is_known(evidence: Evidence) -> Finding | None:
     """How it ended must be known, and nobody else may have ended it."""
     record = evidence.record
@@ -151,6 +177,7 @@ LOADER = re.compile(
 )
 
 
+@proves("", WONT_START="wont-start")
 def executable_started(evidence: Evidence) -> Finding | None:
     """Exit status 126 or 127 and the loader's complaints are the machine's fault: no test would start there."""
     status = evidence.failed_exit
@@ -174,6 +201,7 @@ def ended_by_signal(evidence: Evidence, number: int) -> Finding:
     return found("crashed", "CRASHED", reason, evidence)
 
 
+@proves("", MISSING_FILE="no-data")
 def streams_are_there(evidence: Evidence) -> Finding | None:
     """Standard output and standard error of every participant must have been brought over."""
     for text, name in (

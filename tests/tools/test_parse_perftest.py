@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoperfd.tools import parse_perftest
+from autoperfd.tools.datafile import LATENCY_SUMMARY, MOST_WRONG
 from tests.faults import Fired
 from tests.tools.support import DATA, REAL
 
@@ -40,7 +43,7 @@ def test_every_layout_is_read(version: str, file: str, kind: str, rows: int) -> 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_columns_have_one_name_whatever_the_version(version: str) -> None:
     latency = parse_perftest.read(SAMPLES / version / "pub_throughput.csv").summaries[0]
-    assert set(latency) == set(parse_perftest.LATENCY_SUMMARY)
+    assert set(latency) == set(LATENCY_SUMMARY)
     assert (latency["min"], latency["max"], latency["90%"]) == (963, 19586, 1337)
     throughput = parse_perftest.read(SAMPLES / version / "sub_1pub.csv").summaries[0]
     assert (throughput["total samples"], throughput["ave mbps"]) == (507784, 13.5)
@@ -54,14 +57,56 @@ def test_nanosecond_builds() -> None:
     assert header.read(b"  100, 1500, 2000, 1, 1, 1")["latency"] == 1.5
 
 
+OTHER_FORMATS = [  # pattern, format, kind, rows, summaries
+    ("json_pub_as_printed*", "JSON as printed", "latency", 3, 1),
+    ("json_sub_as_printed*", "JSON as printed", "throughput", 2, 1),
+    ("json_pub_cpu_noPrintIntervals*", "JSON as printed", "latency", 0, 1),
+    ("json_sub_cpu_noPrintIntervals*", "JSON as printed", "throughput", 0, 1),
+    ("json_pub_wrapped.json", "JSON", "latency", 3, 1),
+    ("json_sub_wrapped.json", "JSON", "throughput", 2, 1),
+    ("legacy_pub.txt", "text", "latency", 3, 1),
+    ("legacy_sub.txt", "text", "throughput", 2, 1),
+    ("pub_noOutputHeaders.csv", "CSV without titles", "latency", 11, 1),
+    ("sub_noOutputHeaders.csv", "CSV without titles", "throughput", 8, 1),
+    ("latencyFile*", "latency file", "latency file", 20, 0),
+]
+
+
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("pattern", ["json_*", "legacy_*", "*_noOutputHeaders.csv", "latencyFile*"])
-def test_other_formats_are_not_taken_for_data(version: str, pattern: str) -> None:
-    for path in (SAMPLES / version).glob(pattern):
+@pytest.mark.parametrize(("pattern", "format", "kind", "rows", "summaries"), OTHER_FORMATS)
+def test_every_format_is_read(version: str, pattern: str, format: str, kind: str, rows: int, summaries: int) -> None:
+    found = list((SAMPLES / version).glob(pattern))
+    assert len(found) == 1 or pattern == "latencyFile*"
+    for path in found:
         data = parse_perftest.read(path)
-        assert not data.rows and not data.summaries
-        assert data.bad_line or data.foreign_lines
-        assert data.legacy == path.name.startswith("legacy")
+        assert (data.format, data.kinds, data.rows, len(data.summaries)) == (format, {kind}, rows, summaries)
+        assert not data.wrong and not data.cut and not data.foreign_lines
+
+
+def test_formats_have_one_shape() -> None:
+    csv = parse_perftest.read(SAMPLES / "4.2-4.3" / "sub_1pub.csv")
+    for name in ("json_sub_wrapped.json", "legacy_sub.txt", "json_sub_as_printed_INVALID.json"):
+        other = parse_perftest.read(SAMPLES / "4.2-4.3" / name)
+        assert csv.last is not None and other.last is not None
+        assert set(other.last) == set(csv.last) and set(other.summaries[0]) == set(csv.summaries[0])
+        assert other.last["total samples"] == 49430 and other.summaries[0]["lost samples"] == 7
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_columns_that_are_not_needed_are_kept(version: str) -> None:
+    times = parse_perftest.read(SAMPLES / version / "pub_showSerializationTime.csv").summaries[0]
+    assert (times["serialization"], times["deserialization"], times["total"]) == (0.343, 0.324, 0.667)
+    assert parse_perftest.read(SAMPLES / version / "pub_cpu.csv").summaries[0]["cpu (%)"] == 21.37
+    printed = next((SAMPLES / version).glob("json_sub_cpu*"))
+    assert parse_perftest.read(printed).summaries[0]["cpu (%)"] == 22.1
+
+
+def test_a_column_nobody_knows_keeps_its_name(tmp_path: Path) -> None:
+    lines = (SAMPLES / "4.2-4.3" / "sub_1pub.csv").read_bytes().splitlines()
+    more = [line + (b", 5" if line[-1:].isdigit() else b", Weather (C)" if b"," in line else b"") for line in lines]
+    (tmp_path / "f").write_bytes(b"\n".join(more) + b"\n")
+    data = parse_perftest.read(tmp_path / "f")
+    assert data.summaries[0]["weather (c)"] == 5 and data.rows == 28 and not data.wrong
 
 
 ABNORMAL = [  # file, rows, headers, summaries, bad line, foreign lines, cut, idle at end
@@ -165,14 +210,60 @@ def test_every_cut_of_a_file_lacks_its_end(tmp_path: Path, fired: Fired) -> None
     fired("T5", f"cut at each of {len(WHOLE)} bytes")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from(WHOLE.splitlines(keepends=True))), max_size=40))
-def test_no_bytes_make_it_raise(tmp_path: Path, parts: list[bytes]) -> None:
-    (tmp_path / "f").write_bytes(b"".join(parts))
+STARTS = [b"", b'{"perftest": [ {', b'"length":100,', b"********** New data length is 100\n", b"Sample Number, Value\n"]
+LINES = [
+    line
+    for name in ("sub_3pubs.csv", "pub_showSerializationTime.csv", "pub_noOutputHeaders.csv", "legacy_pub.txt",
+                 "json_pub_wrapped.json", "json_sub_as_printed_INVALID.json")
+    for line in (SAMPLES / "4.2-4.3" / name).read_bytes().splitlines(keepends=True)
+]  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(STARTS), st.lists(st.one_of(st.binary(max_size=60), st.sampled_from(LINES)), max_size=40))
+def test_no_bytes_make_it_raise(tmp_path: Path, start: bytes, parts: list[bytes]) -> None:
+    (tmp_path / "f").write_bytes(start + b"".join(parts))
     data = parse_perftest.read(tmp_path / "f")
-    assert data.size == sum(map(len, parts))
+    assert data.size == len(start) + sum(map(len, parts))
     for row in (*data.summaries, data.last or {}):
         assert all(0 <= value < float("inf") for value in row.values())
+    assert len(data.wrong) <= 2 * MOST_WRONG <= MOST_WRONG + data.wrong_count + MOST_WRONG
+    assert all(wrong.line > 0 and wrong.text.isprintable() for wrong in data.wrong)
+
+
+HOSTILE = [  # what is repeated until it is 64 KB
+    b"9", b",", b"1,", b"\0", b"[", b'"', b'{"a":1}', b"]", b'{"summary":{', b"1\n", b"100, 1, 1, 1, 1, 1\n",
+    b"Throughput Summary:\n", b"Length: 1 Latency: Ave 1 us",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_hostile_files_cost_little(tmp_path: Path, start: bytes) -> None:
+    """Processor time is bounded by size: less than 3 s for 64 KB, whatever they are, on a computer that is slow."""
+    for unit in HOSTILE:
+        path = write_start(tmp_path / "f", start + unit * ((64 << 10) // len(unit)))
+        began = time.process_time()
+        parse_perftest.read(path)
+        assert time.process_time() - began < 3, unit
+
+
+@pytest.mark.parametrize("unit", [b"9", b"[", b"100, 1, 1, 1, 1, 1\n"])
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, unit: bytes) -> None:
+    peaks = []
+    for size in (300 << 10, 600 << 10):
+        path = write_start(tmp_path / "f", unit * (size // len(unit)))
+        tracemalloc.start()
+        try:
+            parse_perftest.read(path)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] + (200 << 10), peaks
+
+
+def write_start(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 def test_a_file_is_not_read_beyond_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,15 +9,21 @@ from typing import Any
 
 import pytest
 
-from autoperfd.core.plan import END_STATUSES, Plan, Setting, Verdict
+from autoperfd.core.plan import END_STATUSES, Plan, Setting, Tool, Verdict
 from autoperfd.tools import TOOLS
 from autoperfd.tools.judging import FIGURES
 from tests.faults import Fired
-from tests.tools.support import DATA, REAL, planned, records, write
+from tests.tools import support
+from tests.tools.support import DATA, REAL, records, write
 
 PERFTEST = TOOLS["perftest"]
 SAMPLES = DATA / "perftest"
 HELP_3_3 = {"p1": "-outputFormat", "p2": "-outputFormat"}
+
+
+def planned(tool: Tool, probes: Mapping[str, str] | None = None, /, **changes: Setting | None) -> Plan:
+    """A plan of as many seconds as the samples have rows for."""
+    return support.planned(tool, probes, **{"duration_secs": 30, **changes})
 
 
 def sample(name: str) -> bytes:
@@ -33,7 +39,7 @@ PUB_WAITS = PUB_SAID.split(b"Waiting for subscribers announcement")[0]
 PUB_ANNOUNCING = PUB_SAID.split(b"Sending 50")[0]
 
 DEADLINE = {"exit": None, "signal": 15, "ended_by": "deadline"}
-GRACE = {"exit": None, "signal": 15, "ended_by": "grace"}
+GRACE = {"exit": None, "signal": 15, "ended_by": "grace", "ended": 100 + 150.0}
 
 
 def healthy(plan: Plan) -> dict[str, bytes | None]:
@@ -59,23 +65,24 @@ def judge(
 
 def test_a_healthy_attempt(tmp_path: Path) -> None:
     plan = planned(PERFTEST, sub_count=2, use_reliable=False)
-    verdict = judge(tmp_path, plan, {"sub_1.csv": sample("4.2-4.3/sub_3pubs.csv")})
+    files = {"sub_0.csv": sample("4.0-4.1.1/sub_3pubs.csv"), "sub_1.csv": sample("4.2-4.3/sub_3pubs.csv")}
+    verdict = judge(tmp_path, plan, files)
     assert verdict.end_status == "success", verdict
     assert (verdict.reason, verdict.code, verdict.participant) == ("", "", "")
     assert tuple(verdict.figures) == FIGURES
     figures = dict(verdict.figures)
     assert figures["tool_version"] == "RTI Perftest 4.1.1 (RTI Connext DDS 7.3.0)"
     assert (figures["latency_min_us"], figures["latency_99_9999_us"]) == (963, 19586)
-    assert figures["sub_samples"] == "507784;1141912"
-    assert (figures["total_samples"], figures["total_lost"]) == (507784 + 1141912, 1030)
-    assert figures["total_samples_per_s"] == 16926 + 36835
-    assert figures["sub_mbps"] == "13.5;29.5"
-    assert figures["sub_lost_percent"] == "0;0.09"
-    assert figures["total_lost_percent"] == round(100 * 1030 / (1030 + 1649696), 4)
+    assert figures["sub_samples"] == "1151108;1141912"
+    assert (figures["total_samples"], figures["total_lost"]) == (1151108 + 1141912, 1035 + 1030)
+    assert figures["total_samples_per_s"] == 37132 + 36835
+    assert figures["sub_mbps"] == "29.7;29.5"
+    assert figures["sub_lost_percent"] == "0.09;0.09"
+    assert figures["total_lost_percent"] == round(100 * 2065 / (2065 + 2293020), 4)
 
 
 def test_versions_that_print_to_standard_output(tmp_path: Path) -> None:
-    plan = planned(PERFTEST, HELP_3_3)
+    plan = planned(PERFTEST, HELP_3_3, duration_secs=10)
     files = {
         "pub_0.csv": sample("3.1-3.3/pub_throughput.csv"),
         "sub_0.csv": sample("abnormal/stdout_redirect_with_dds_log_lines.csv"),
@@ -161,7 +168,7 @@ CASES = [
     Case("one waits for one that found nobody", "no-match", "NO_MATCH", "sub_0", "peers",
          files={"pub_0.csv": b"", "pub_0.stderr": PUB_IN_DATA, "sub_0.csv": b"", "sub_0.stderr": SUB_WAITS},
          ends={"pub_0": DEADLINE, "sub_0": DEADLINE}),
-    Case("ended early", "early-exit", "EARLY_EXIT", "sub_0", "1.0 s of 10 s", ends={"sub_0": {"ended": 101.0}}),
+    Case("ended early", "early-exit", "EARLY_EXIT", "sub_0", "1.0 s of 30 s", ends={"sub_0": {"ended": 101.0}}),
     Case("ended unfinished", "early-exit", "NOT_FINISHED", "sub_0", "without finishing",
          files={"sub_0.stderr": SUB_IN_DATA + b"Test ended.\n"}),
     Case("numIter", "early-exit", "NUM_ITER_REACHED", "pub_0", "-numIter",
@@ -188,11 +195,11 @@ CASES = [
     Case("two streams in one", "bad-data", "BAD_DATA", "pub_0", "no row",
          files={"pub_0.csv": sample("abnormal/pub_stdout_and_stderr_same_file.csv")}, probes=HELP_3_3),
     Case("foreign lines in a file of its own", "bad-data", "FOREIGN_TEXT", "sub_0", "line 7",
-         files=sub(sample("abnormal/stdout_redirect_with_dds_log_lines.csv"))),
+         changes={"duration_secs": 10}, files=sub(sample("abnormal/stdout_redirect_with_dds_log_lines.csv"))),
     Case("nan", "bad-data", "BAD_DATA", "sub_0", "line 4", files=sub(SUB_OK.replace(b"16320", b"  nan", 1))),
     Case("binary", "bad-data", "BAD_DATA", "sub_0", "line 4", files=sub(SUB_OK.replace(b"16320", b"\0\xff\0", 1))),
     Case("the other's file", "bad-data", "WRONG_KIND", "sub_0", "throughput", files=sub(PUB_OK)),
-    Case("another length", "bad-data", "WRONG_LENGTH", "sub_0", "1000 bytes, not 100",
+    Case("another length", "bad-data", "WRONG_LENGTH", "sub_0", "1000 bytes, not 100", changes={"duration_secs": 10},
          files=sub(sample("abnormal/sub_midrun_stall_zero_rows_then_summary.csv"))),
     Case("counts run backwards", "bad-data", "BAD_DATA", "sub_0", "line 5",
          files=sub(SUB_OK.replace(b"64186", b"47186", 1))),
@@ -204,7 +211,26 @@ CASES = [
     Case("one side has nothing", "no-data", "EMPTY_FILE", "sub_1", "sub_1", changes={"sub_count": 2},
          files={"sub_1.csv": b""}),
     Case("Perftest 3.0", "bad-data", "LEGACY_FORMAT", "sub_0", "3.1 or later", halts=True,
-         files=sub(sample("3.1-3.3/legacy_sub.txt")), probes=HELP_3_3),
+         changes={"duration_secs": 10}, files=sub(sample("3.1-3.3/legacy_sub.txt")), probes=HELP_3_3),
+    # what does not add up
+    Case("more rows than seconds lived", "bad-data", "TOO_MANY_ROWS", "sub_0", "28 rows",
+         ends={"sub_0": {"ended": 120.0}}, changes={"duration_secs": 20}),
+    Case("a summary that is not the rows'", "bad-data", "MISFIT", "pub_0", "line 66",
+         files={"pub_0.csv": PUB_OK[:-140] + PUB_OK[-140:].replace(b"2375.3", b"2375.4")}),
+    Case("a percentile that is not the rows'", "bad-data", "MISFIT", "pub_0", "90%",
+         files={"pub_0.csv": PUB_OK.replace(b"     1212,     1337", b"     1212,     1338")}),
+    Case("a latency that is not its average's", "bad-data", "MISFIT", "pub_0", "line 6",
+         files={"pub_0.csv": PUB_OK.replace(b"1203", b"1208", 1)}),
+    Case("a rate that is not its average's", "bad-data", "MISFIT", "sub_0", "line 5",
+         files=sub(SUB_OK.replace(b"      16858", b"      16851", 1))),
+    Case("lost samples that are not their share", "bad-data", "MISFIT", "sub_0", "%",
+         files=sub(SUB_OK[:-32] + b"          100,             0.00\n")),
+    Case("a second without its row", "bad-data", "ROW_MISSING", "sub_0", "line 10",
+         files=sub(b"".join(line for i, line in enumerate(SUB_OK.splitlines(keepends=True)) if i != 9))),
+    Case("no titles", "bad-data", "WRONG_FORMAT", "pub_0", "without titles",
+         files={"pub_0.csv": sample("4.2-4.3/pub_noOutputHeaders.csv")}),
+    Case("more answers than samples", "bad-data", "ANSWERS_DISAGREE", "pub_0", "59 latencies",
+         changes={"latency_count": 100_000}),
     # the hang of best effort
     Case("data complete", "no-summary", "NO_SUMMARY", "sub_0", "data complete", changes=BEST_EFFORT,
          files={**sub(sample("abnormal/sub_killed_4096_trailing_zero_rate.csv")), "sub_0.stderr": SUB_IN_DATA},
@@ -268,7 +294,7 @@ def test_the_figures_of_a_hung_subscriber_are_those_of_its_data(tmp_path: Path) 
 
 
 def test_a_stall_in_the_middle_is_no_fault(tmp_path: Path) -> None:
-    plan = planned(PERFTEST, datalen_bytes=None)
+    plan = planned(PERFTEST, datalen_bytes=None, duration_secs=10, latency_count=None)
     verdict = judge(tmp_path, plan, sub(sample("abnormal/sub_midrun_stall_zero_rows_then_summary.csv")))
     assert verdict.end_status == "success", verdict
 
@@ -295,7 +321,7 @@ def test_real_files(tmp_path: Path) -> None:
     hung = REAL / "4.0-4.1.1" / "600s_100B_5P_1S_be_mc_0dur_100lc_PROLONGED" / "sub_0.csv"
     plan = planned(PERFTEST, duration_secs=600, pub_count=5, use_reliable=False)
     files = {"pub_0.csv": files["pub_0.csv"], "sub_0.csv": hung.read_bytes(), "sub_0.stderr": SUB_IN_DATA}
-    verdict = judge(tmp_path, plan, files, {"sub_0": GRACE})
+    verdict = judge(tmp_path, plan, files, {"sub_0": {**GRACE, "ended": 100 + 1600.0}})
     assert verdict.end_status == "no-summary", verdict
     assert verdict.figures["total_lost"] == 42_502_568
 

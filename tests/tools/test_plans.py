@@ -9,7 +9,8 @@ import pytest
 from autoperfd.core.plan import Plan, Setting
 from autoperfd.tools import TOOLS
 from autoperfd.tools.ddsperf import share
-from autoperfd.tools.perftest import Perftest, num_iter
+from autoperfd.tools.perftest import Perftest
+from autoperfd.tools.perftest_left import num_iter
 from tests.tools.support import PAIR, machine, planned
 
 PERFTEST, DDSPERF = TOOLS["perftest"], TOOLS["ddsperf"]
