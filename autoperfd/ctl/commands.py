@@ -144,14 +144,18 @@ def _results(context: Context) -> int:
 
     from autoperfd.ctl import results
 
-    if context.options.rebuild:
+    options = context.options
+    if options.rebuild:
         return _rebuild(context)
+    wanted = results.Wanted.read(options.where or (), options.by or "")
     with tempfile.TemporaryDirectory(prefix="autoperfctl-") as scratch:
-        found = results.read(context.options.experiment, context.agreed, context.places.state, Path(scratch))
-    if context.options.json:
+        found = results.read(options.experiment, wanted, context.agreed, context.places.state, Path(scratch))
+    if options.json:
         terminal.print_json(results.facts(found))
+    elif options.csv:
+        terminal.print_text("".join(results.csv(found)))
     else:
-        terminal.print_text(results.report(found))
+        terminal.print_text(results.report(found, results.terminal_width()))
     return 0
 
 
@@ -331,6 +335,7 @@ class Argument:
     metavar: str | None = None
     optional: bool = False
     flag: bool = False
+    several: bool = False
     secs: float | None = None
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
@@ -341,6 +346,8 @@ class Argument:
             parser.add_argument(
                 *self.names, type=_secs, default=self.secs, metavar="SECS", help=f"{self.help} (default {self.secs:g})"
             )
+        elif self.several:
+            parser.add_argument(*self.names, action="append", metavar=self.metavar, help=self.help)
         elif self.optional and not self.names[0].startswith("-"):
             parser.add_argument(*self.names, nargs="?", metavar=self.metavar, help=self.help)
         else:
@@ -407,11 +414,20 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "results",
-        "where the results of an experiment lie, and its latest figures",
-        ('autoperfctl results "PCG #1"', 'autoperfctl results "PCG #1" --rebuild'),
+        "where the results of an experiment lie, its tests and their figures, chosen and grouped",
+        (
+            'autoperfctl results "PCG #1"',
+            'autoperfctl results "PCG #1" --where use_reliable=true --where "latency_99_us>500" --csv',
+            'autoperfctl results "PCG #1" --by datalen_bytes,use_multicast',
+        ),
         _results,
         (
             _EXPERIMENT,
+            Argument(
+                ("--where",), "only tests of which that holds: = != < <= > >=; may be repeated", "COND", several=True
+            ),
+            Argument(("--by",), "group by these columns, with counts of what failed and is missing", "COLUMNS"),
+            Argument(("--csv",), "print CSV with all figures", flag=True),
             Argument(("--rebuild",), "have ess.csv and summary.csv written anew from the memory", flag=True),
             _JSON,
         ),

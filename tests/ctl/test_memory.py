@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -151,22 +154,88 @@ def test_no_daemon_and_no_memory(lab: Path, ctl: Ctl) -> None:
 
 def test_results_are_where_the_daemon_says(daemon: Daemon, state: Path, ctl: Ctl) -> None:
     place = state / "results" / FOLDER
-    daemon.replies["show"] = Reply(data={"experiment": {"name": NAME}, "folder": str(place)})
+    daemon.replies["copy"] = copying(state)
     status, out, err = ctl("results", FOLDER)
     assert (status, err) == (0, "")
-    assert daemon.asked == [("show", {"experiment": FOLDER})]
+    assert daemon.asked == [("copy", {})]
     assert out.splitlines() == [
         f"PCG #1: {place}",
-        "  ess.csv      7 attempts",
+        "  ess.csv      6 attempts",
         "  summary.csv  3 tests with complete data",
         "  data/        an archive an attempt: what was started, what was printed, what was measured",
+        "  5 tests: 2 ok, 1 no-summary, 1 failed, 1 skipped",
         "",
         "Figures (latency one way; throughput of all subscribers):",
-        "TEST                              MEAN us  99 % us  SAMPLES/s  MBIT/s  LOST %",
-        "4SEC_100B_1PUB_1SUB_REL_UC_100LC     12.5        -          -       -       -",
-        "4SEC_200B_1PUB_1SUB_REL_UC_100LC     12.5        -          -       -       -",
-        "4SEC_500B_1PUB_1SUB_REL_UC_100LC     12.5        -          -       -       -",
+        "TEST                                       STATE  TRIES  MEAN us  99 % us  SAMPLES/s  MBIT/s  LOST %",
+        "4SEC_100B_1PUB_1SUB_REL_UC_100LC              ok      1     12.5        -          -       -       -",
+        "4SEC_200B_1PUB_1SUB_REL_UC_100LC              ok      2     12.5        -          -       -       -",
+        "4SEC_300B_1PUB_1SUB_REL_UC_100LC  failed NO-DATA      2        -        -          -       -       -",
+        "4SEC_400B_1PUB_1SUB_REL_UC_100LC         skipped      0        -        -          -       -       -",
+        "4SEC_500B_1PUB_1SUB_REL_UC_100LC      no-summary      1     12.5        -          -       -       -",
     ]
+
+
+def test_results_grouped_count_what_failed(state: Path, ctl: Ctl) -> None:
+    status, out, _ = ctl("results", NAME, "--by", "use_reliable,attempts", "--where", "datalen_bytes<=400")
+    assert status == 0
+    assert out.splitlines()[6:] == [
+        "4 tests of them chosen.",
+        "Figures are means over the tests that are ok (latency one way; throughput of all subscribers):",
+        "use_reliable  attempts  TESTS  TRIED  OK  FAILED  OTHER  MEAN us  99 % us  SAMPLES/s  MBIT/s  LOST %",
+        "true                 0      1      0   0       0      1        -        -          -       -       -",
+        "true                 1      1      1   1       0      0     12.5        -          -       -       -",
+        "true                 2      2      2   1       1      0     12.5        -          -       -       -",
+    ]
+    _, out, _ = ctl("results", NAME, "--by", "use_reliable", "--json")
+    (group,) = json.loads(out)["groups"]
+    assert (group["use_reliable"], group["tests"], group["attempted"]) == (True, 5, 4)
+    assert {name: group[name] for name in ("ok", "no-summary", "failed", "skipped", "open", "missing")} == {
+        "ok": 2, "no-summary": 1, "failed": 1, "skipped": 1, "open": 0, "missing": 0,
+    }  # fmt: skip
+    assert group["means"]["latency_mean_us"] == 12.5 and group["of"]["latency_mean_us"] == 2
+
+
+def test_results_as_csv(state: Path, ctl: Ctl) -> None:
+    status, out, _ = ctl("results", NAME, "--csv", "--where", "state!=skipped")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert status == 0 and len(rows) == 4
+    assert [(row["state"], row["datalen_bytes"], row["latency_mean_us"]) for row in rows] == [
+        ("ok", "100", "12.5"),
+        ("ok", "200", "12.5"),
+        ("failed", "300", ""),
+        ("no-summary", "500", "12.5"),
+    ]
+    _, out, _ = ctl("results", NAME, "--csv", "--by", "state")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [(row["state"], row["tests"], row["mean_latency_mean_us"]) for row in rows] == [
+        ("failed", "1", ""),
+        ("no-summary", "1", ""),
+        ("ok", "2", "12.5"),
+        ("skipped", "1", ""),
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 72, 90])
+def test_results_fit_a_narrow_screen(width: int, state: Path, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, out, _ = ctl("results", NAME)
+    table = out.splitlines()[7:]
+    assert table[-1].startswith("(no room for ") and "LOST %" in table[-1]
+    assert max(map(len, table[:-1])) <= max(width, 58) and "TRIES" in table[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--where", "use_relyable=true"), "there is no column 'use_relyable'\n  Did you mean use_reliable?"),
+        (("--by", "a"), "there is no column 'a'\n  There are test_name, state, "),
+        (("--where", "x"), "'x' is no condition\n  One looks like "),
+        (("--where", "use_reliable<true"), "asks for an order, but 'true' is no number"),
+    ],
+)
+def test_results_that_cannot_be_chosen(words: tuple[str, ...], said: str, state: Path, ctl: Ctl) -> None:
+    status, out, err = ctl("results", NAME, *words)
+    assert (status, out) == (1, "") and said in err
 
 
 def test_the_daemon_is_asked_to_write_the_spreadsheets_anew(daemon: Daemon, ctl: Ctl) -> None:
@@ -183,26 +252,27 @@ def test_without_a_daemon_the_next_start_writes_them_anew(ctl: Ctl) -> None:
 def test_results_without_a_daemon(state: Path, ctl: Ctl) -> None:
     status, out, _ = ctl("results", NAME, "--json")
     data = json.loads(out)
-    assert (status, data["experiment"], data["attempts"], data["kept"]) == (0, NAME, 7, 3)
+    assert (status, data["experiment"], data["attempts"], data["planned"]) == (0, NAME, 6, 5)
+    assert data["counts"] == {"ok": 2, "no-summary": 1, "failed": 1, "skipped": 1, "open": 0, "missing": 0}
     assert data["folder"] == str(state / "results" / FOLDER)
-    assert data["rows"][1]["latency_mean_us"] == "12.5"
+    assert data["tests"][1]["latency_mean_us"] == 12.5 and data["tests"][2]["code"] == "NO-DATA"
     assert ctl("results", "x")[::2] == (1, "autoperfctl: there is no experiment 'x'\n  Known are: PCG #1\n")
 
 
-@pytest.mark.parametrize("thing", ["folder", "link", "nothing", "huge line"])
-def test_results_that_are_no_spreadsheet(thing: str, state: Path, ctl: Ctl) -> None:
+def test_results_do_not_depend_on_the_spreadsheets(state: Path, ctl: Ctl) -> None:
+    before = ctl("results", NAME)
     path = state / "results" / FOLDER / "ess.csv"
-    content = path.read_bytes()
     path.unlink()
-    match thing:
-        case "folder":
-            path.mkdir()
-        case "link":
-            path.symlink_to("/dev/zero")
-        case "huge line":
-            path.write_bytes(content + b"x" * 300_000)
-    status, out, err = ctl("results", NAME)
-    assert (status, out) == (1, "") and str(path) in err and "autoperfctl verify" in err
+    path.symlink_to("/dev/zero")
+    (path.parent / "summary.csv").write_text("mine")
+    assert ctl("results", NAME) == before
+
+
+def test_results_of_a_memory_that_makes_no_sense(state: Path, ctl: Ctl) -> None:
+    with contextlib.closing(sqlite3.connect(state / "autoperf.db")) as db, db:
+        db.execute("UPDATE lives SET life = 'x'")
+    status, _, err = ctl("results", NAME)
+    assert status == 1 and "the memory cannot be read" in err and "autoperfctl verify" in err
 
 
 # ---------------------------------------------------------------- copies
