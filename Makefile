@@ -8,6 +8,7 @@
 # make recovery measure how long it takes until work goes on after a crash, a reboot, a power cut
 # make soak-sim live through 50,000 seeds of faults on virtual time; ranges add up: FROM=50000 COUNT=1000
 # make mutants  a table of deliberate bugs and of the layers of tests that catch each
+# make proof    how much damage to result files the verdict sees, by kind, beside a naive rule
 # make install  for systemd; DESTDIR and PREFIX as usual; make uninstall leaves settings and results alone
 # make help     these lines
 
@@ -81,6 +82,10 @@ mutants: venv
 soak: venv
 	@.ci/need $(CONTAINER)
 	@$(BIN)/python -m tests.e2e.soak --from $(FROM) $(if $(filter file,$(origin COUNT)),,--count $(COUNT))
+
+# COUNT attempts, each damaged in every way.
+proof: venv
+	@$(BIN)/python -m tests.tools.proof $(if $(filter file,$(origin COUNT)),,$(COUNT))
 
 recovery: venv
 	@.ci/need $(CONTAINER)
@@ -171,4 +176,4 @@ uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
 
-.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench diagram faults repeat clean install-venv install settle uninstall
+.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench proof diagram faults repeat clean install-venv install settle uninstall

@@ -135,8 +135,10 @@ def _places(count: int, share: float) -> tuple[int, ...]:
 
 
 STEADY = 50  # samples a second below which a rate, printed without decimals, says little about time
-BEAT = 0.1  # seconds a row may be late in a file that keeps time
-RATE_OFF = 1.0  # a rate is cut or rounded to a whole number
+SECOND = 0.999  # a row is never younger than a second, but for clocks that are being set right
+BEAT = 0.05  # seconds a row may be late in a file that keeps time
+MANY = 8  # rows
+RATE_OFF = 1.5  # a rate is cut to a whole number, and an average of such is rounded to one
 
 
 class ThroughputRows:
@@ -146,7 +148,8 @@ class ThroughputRows:
         self._data = data
         self._count, self._rates, self._mbps = 0, 0.0, 0.0
         self._total = self._lost = self._secs = 0.0
-        self._gap, self._gaps_secs, self._out_of_time = 0, 0.0, False
+        self._most = 0.0
+        self._gap, self._gaps_rows, self._out_of_time = 0, 0, False
         self._fits = True
 
     def take(self, values: Sequence[float], line: int) -> None:
@@ -160,7 +163,7 @@ class ThroughputRows:
         if self._fits and (why := self._why(length, ave, rate, mbps, ave_mbps, total, lost, percent, grown)):
             self._fits = False
             self._data.note(line, "MISFIT", why)
-        self._time(secs, line)
+        self._time(secs, grown, rate, line)
         self._total, self._lost = total, lost
 
     def _why(
@@ -188,24 +191,33 @@ class ThroughputRows:
             return f"its rate is {self._mbps / self._count:.1f} Mbps on average so far, not {ave_mbps:g}"
         if not _near(percent, _percent(lost, total), 0.0051):
             return f"{lost:g} lost samples beside {total:g} are not {percent:g} %"
-        if self._count > 1 and (grown < 0.95 * rate - 2 or (rate == 0 and grown > 3)):
+        if self._count > 1 and (grown < SECOND * rate - 2 or (rate == 0 and grown > 3)):
             return f"its total grows by {grown:g} at {rate:g} samples/s"
         return ""
 
-    def _time(self, secs: float, line: int) -> None:
-        """How long a row lasted. One of exactly two seconds, in a file that keeps time, hides a row that is gone."""
+    def _time(self, secs: float, grown: float, rate: float, line: int) -> None:
+        """How long a row lasted, by its total and its rate. One that is gone leaves a row of two seconds and as many
+        samples too many as a row has; a computer that was held up leaves any number, and seldom only once."""
         self._secs += secs
-        late = secs - round(secs)
-        if secs > 1.5 and abs(late) < 0.04:
+        self._most = max(self._most, rate)
+        if secs <= 1 + BEAT:
+            return
+        rows = (grown - rate) * self._count / self._rates
+        if rows > 0.8 and abs(rows - round(rows)) < 0.15:
             self._gap = self._gap or line
-            self._gaps_secs += round(secs) - 1
-        elif secs > 1 + BEAT:
+            self._gaps_rows += round(rows)
+        else:
             self._out_of_time = True
+
+    @property
+    def _keeps_time(self) -> bool:
+        """Whether the rows are many enough, and even enough, to say that one is missing."""
+        return self._count >= MANY and not self._out_of_time
 
     def finish(self) -> None:
         """No row follows."""
-        if self._gap and not self._out_of_time:
-            self._data.note(self._gap, "ROW_MISSING", f"{self._gaps_secs:.0f} rows before this one are gone")
+        if self._gap and self._keeps_time:
+            self._data.note(self._gap, "ROW_MISSING", f"rows before this one are gone: {self._gaps_rows}")
 
     def end(self, summary: Row, line: int) -> None:
         """The summary: of the same samples and of those of the last part of a second."""
@@ -223,6 +235,9 @@ class ThroughputRows:
             return ""
         if total < self._total or lost < self._lost:
             return f"its summary tells of {total:g} samples and {lost:g} lost, its last row of more"
+        rest = total - self._total
+        if self._keeps_time and self._most >= STEADY and rest > 1.25 * self._most:
+            return f"its summary tells of {rest:g} samples more than its last row, at {self._most:g} a second at most"
         if ave >= 1:
             secs, unsure = total / ave, 1 + RATE_OFF * total / ave / ave
             if not self._secs - 1 - unsure <= secs <= 1.02 * self._secs + 6 + unsure:

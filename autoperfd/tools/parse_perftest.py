@@ -229,6 +229,8 @@ class _Reader:
         self._header = new
         self._finish()
         if not new.summary:
+            if data.summaries and not data.headers:
+                data.note(self._number, "LAYOUT", "rows after their summary")
             data.headers += 1
             self._total = self._lost = 0.0
             self._rows = None
