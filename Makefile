@@ -109,6 +109,10 @@ repeat: venv
 faults: venv
 	@$(BIN)/python .ci/fault_table
 
+# RULES.md, from the rules that say what an attempt is.
+rules: venv
+	@$(BIN)/python -m tests.tools.rule_table
+
 # The state diagram of README.md, written from the table the daemon runs on.
 diagram: venv
 	@$(BIN)/python .ci/diagram README.md
@@ -176,4 +180,4 @@ uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
 
-.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench proof diagram faults repeat clean install-venv install settle uninstall
+.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench proof rules diagram faults repeat clean install-venv install settle uninstall

@@ -39,6 +39,7 @@ from autoperfd.tools.judging import (
     found,
     last_line,
     percent,
+    proves,
     settle,
     streams_are_there,
 )
@@ -46,6 +47,7 @@ from autoperfd.tools.parse_ddsperf import LOST, NO_MATCH, Printed
 from autoperfd.tools.perftest import latency_test_problems
 
 MATCH_SECS = 30  # how long participants look for each other before they give up
+SAME_COUNT = 0.9  # of two subscribers' samples; the end of a test reaches them at different times
 OUTLIVE_SECS = 3  # how much longer than publishers subscribers stay
 
 ALLOWED: Mapping[str, Allowed] = {
@@ -231,7 +233,7 @@ class Left:
 
 
 def _findings(plan: Plan, left: Sequence[Left]) -> Iterator[Finding]:
-    """Every rule's finding about every participant, in their order."""
+    """Every rule's finding about every participant, in their order, and those about all together."""
     nobody_unmatched = not any(one.unmatched for one in left)
     for one in left:
         for rule in (end_is_known, executable_started, streams_are_there):
@@ -239,12 +241,25 @@ def _findings(plan: Plan, left: Sequence[Left]) -> Iterator[Finding]:
                 yield finding
         # A participant that waits for one that found nobody is no time-out of its own.
         if not one.stopped or one.unmatched or nobody_unmatched:
-            yield from _end(plan, one)
-        yield from _printed(plan, one)
+            yield from exit_status(plan, one)
+        if one.printed.present:
+            yield from (finding for rule_of in PRINTED_RULES if (finding := rule_of(plan, one)))
+    yield from subscribers_agree(plan, left)
 
 
-def _end(plan: Plan, one: Left) -> Iterator[Finding]:
-    """How the process ended: ddsperf's exit status says which of its criteria was not met."""
+@proves(
+    "ddsperf",
+    NO_MATCH="no-match",
+    TIMEOUT="timeout",
+    EARLY_EXIT="early-exit",
+    SAMPLES_LOST="bad-data",
+    OPTION_REFUSED="wont-start",
+    NOT_STARTED="wont-start",
+    CRASHED="crashed",
+    TOO_LARGE="crashed",
+)
+def exit_status(plan: Plan, one: Left) -> Iterator[Finding]:
+    """Every participant ended by itself with 0, not before the test's time: ddsperf met all its criteria (-Q)."""
     status, record = one.evidence.failed_exit, one.evidence.record
     said = one.printed.errors[0] if one.printed.errors else last_line(one.evidence.stdout)
     if one.unmatched:
@@ -270,34 +285,114 @@ def _end(plan: Plan, one: Left) -> Iterator[Finding]:
         yield one.found("crashed", "CRASHED", f"{one.name} ended with exit status {status}{colon(said)}")
 
 
-def _printed(plan: Plan, one: Left) -> Iterator[Finding]:
-    """What was printed: there must be figures where the test asks for them, whole and in order."""
-    printed, file = one.printed, one.participant.stdout
-    if not printed.present:
-        return
-    if printed.too_large:
-        yield one.found("truncated", "TOO_LARGE", f"{file} has more than {parse_ddsperf.MAX_FILE} bytes")
-    elif printed.cut:
-        yield one.found("truncated", "TRUNCATED", f"the last line of {file} is cut")
+@proves("ddsperf", TRUNCATED="truncated", TOO_LARGE="truncated")
+def whole(plan: Plan, one: Left) -> Finding | None:
+    """The last line ends, and the file was read to its end."""
+    file = one.participant.stdout
+    if one.printed.too_large:
+        return one.found("truncated", "TOO_LARGE", f"{file} has more than {parse_ddsperf.MAX_FILE} bytes")
+    if one.printed.cut:
+        return one.found("truncated", "TRUNCATED", f"the last line of {file} is cut")
+    return None
+
+
+@proves("ddsperf", TRUNCATED="truncated")
+def long_enough(plan: Plan, one: Left) -> Finding | None:
+    """A publisher's lines go on to the end of the test, and so do a subscriber's, whom it outlives."""
+    pinged = one.participant.role == "sub" and bool(asked(plan, "latency_test"))
+    if pinged or not one.printed.last_stamp or one.printed.last_stamp >= plan.duration_secs - 1.5:
+        return None
+    reason = f"{one.participant.stdout} ends at {one.printed.last_stamp:.0f} s of {plan.duration_secs} s"
+    return one.found("truncated", "TRUNCATED", reason)
+
+
+@proves("ddsperf", NO_DATA="no-data", NO_PONGS="no-data")
+def filled(plan: Plan, one: Left) -> Finding | None:
+    """A subscriber received something; where the test measures latencies, every publisher was answered."""
     pinging = bool(asked(plan, "latency_test"))
     if one.participant.role == "sub":
-        if not pinging and not printed.samples:
-            yield one.found("no-data", "NO_DATA", f"{one.name} received nothing")
-        length = asked(plan, "datalen_bytes")
-        if printed.data_lines and length is not None and printed.sample_bytes != length:
-            reason = f"{file} is about samples of {printed.sample_bytes} bytes, not {length}"
-            yield one.found("bad-data", "WRONG_LENGTH", reason)
-        if printed.falling:
-            yield one.found("bad-data", "BAD_DATA", f"the totals in {file} go down")
+        if pinging or one.printed.samples:
+            return None
+        return one.found("no-data", "NO_DATA", f"{one.name} received nothing")
+    if (pinging or asked(plan, "latency_count") is not None) and not one.printed.pings:
+        return one.found("no-data", "NO_PONGS", f"no latency sample of {one.name} was answered")
+    return None
+
+
+@proves("ddsperf", WRONG_LENGTH="bad-data")
+def right_length(plan: Plan, one: Left) -> Finding | None:
+    """Subscribers tell of samples of the length that was asked for."""
+    length = asked(plan, "datalen_bytes")
+    if one.participant.role != "sub" or not one.printed.data_lines or length in (None, one.printed.sample_bytes):
+        return None
+    reason = f"{one.participant.stdout} is about samples of {one.printed.sample_bytes} bytes, not {length}"
+    return one.found("bad-data", "WRONG_LENGTH", reason)
+
+
+@proves("ddsperf", BAD_DATA="bad-data", MISFIT="bad-data")
+def adds_up(plan: Plan, one: Left) -> Finding | None:
+    """Totals only grow, by what each line says; percentiles stand in order between minimum and maximum."""
+    file = one.participant.stdout
+    if one.printed.falling:
+        return one.found("bad-data", "BAD_DATA", f"the totals in {file} go down")
+    if one.printed.misfit:
+        return one.found("bad-data", "MISFIT", f"a line of {file} does not fit: {one.printed.misfit}")
+    return None
+
+
+@proves("ddsperf", APPENDED="bad-data")
+def one_process(plan: Plan, one: Left) -> Finding | None:
+    """All lines are of one process."""
+    if len(one.printed.processes) < 2:
+        return None
+    return one.found("bad-data", "APPENDED", f"{one.participant.stdout} holds lines of more than one process")
+
+
+@proves("ddsperf", SAMPLES_LOST="bad-data")
+def reliable_loses_nothing(plan: Plan, one: Left) -> Finding | None:
+    """Where the test is reliable, no subscriber lost a sample, whatever its exit status."""
+    if asked(plan, "use_reliable") is not True or not one.printed.lost:
+        return None
+    if one.evidence.failed_exit == 1 and any(LOST.search(error) for error in one.printed.errors):
+        return None  # it said so by its exit status
+    return one.found("bad-data", "SAMPLES_LOST", f"{one.name} lost {one.printed.lost} samples though reliable")
+
+
+@proves("ddsperf", WRITE_BLOCKED="bad-data")
+def never_blocked(plan: Plan, one: Left) -> Finding | None:
+    """No write of a publisher waited ten seconds in vain."""
+    if not one.printed.blocked_writes:
+        return None
+    reason = f"{one.printed.blocked_writes} writes of {one.name} were blocked for 10 s: a subscriber was stuck"
+    return one.found("bad-data", "WRITE_BLOCKED", reason)
+
+
+PRINTED_RULES = (
+    whole,
+    long_enough,
+    filled,
+    right_length,
+    adds_up,
+    one_process,
+    reliable_loses_nothing,
+    never_blocked,
+)
+
+
+@proves("ddsperf", COUNTS_DISAGREE="bad-data")
+def subscribers_agree(plan: Plan, left: Sequence[Left]) -> Iterator[Finding]:
+    """Where the test is reliable, all subscribers received equally much, but for the test's ends."""
+    subscribers = [one for one in left if one.participant.role == "sub" and one.printed.samples]
+    if asked(plan, "use_reliable") is not True or not subscribers:
         return
-    if printed.blocked_writes:
-        reason = f"{printed.blocked_writes} writes of {one.name} were blocked for 10 s: a subscriber was stuck"
-        yield one.found("bad-data", "WRITE_BLOCKED", reason)
-    if printed.last_stamp and printed.last_stamp < plan.duration_secs - 1.5:
-        reason = f"{file} ends at {printed.last_stamp:.0f} s of {plan.duration_secs} s"
-        yield one.found("truncated", "TRUNCATED", reason)
-    if (pinging or asked(plan, "latency_count") is not None) and not printed.pings:
-        yield one.found("no-data", "NO_PONGS", f"no latency sample of {one.name} was answered")
+    least = min(subscribers, key=lambda one: one.printed.samples)
+    most = max(subscribers, key=lambda one: one.printed.samples)
+    if least.printed.samples < SAME_COUNT * most.printed.samples:
+        reason = (
+            f"{least.name} tells of {least.printed.samples} samples and {most.name} of {most.printed.samples}, "
+            "though all get the same"
+        )
+        yield least.found("bad-data", "COUNTS_DISAGREE", reason)
 
 
 # Figures

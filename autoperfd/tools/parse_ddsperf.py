@@ -18,9 +18,10 @@ MAX_LINE = 4096  # bytes
 MAX_FILE = 256 << 20  # bytes that are read; an hour of two hundred peers has fewer than 100 MB
 
 NUMBER = rb"(\d{1,18}(?:\.\d{1,9})?)"
+PROCESS = re.compile(rb"\[(\d{1,10})\] ")
 STAMP = re.compile(rb"\[\d{1,10}\] +" + NUMBER + rb" ")
 DATA = re.compile(
-    STAMP.pattern + rb" *size (\d{1,10}) total (\d{1,18}) lost (\d{1,18}) delta \d{1,18} lost \d{1,18} rate .+"
+    STAMP.pattern + rb" *size (\d{1,10}) total (\d{1,18}) lost (\d{1,18}) delta (\d{1,18}) lost (\d{1,18}) rate .+"
 )
 LATENCY = re.compile(
     STAMP.pattern
@@ -43,6 +44,8 @@ class Printed:
     samples: int = 0  # received in all
     lost: int = 0
     falling: bool = False  # a total that went down
+    misfit: str = ""  # the first line whose numbers do not follow from each other or from the line before
+    processes: set[bytes] = field(default_factory=set)  # the ids its lines begin with, at most two
     pings: int = 0  # latencies measured
     latency_sum: float = 0.0
     latency_min: float = 0.0
@@ -83,15 +86,22 @@ def read(path: Path) -> Printed:
 
 
 def _take(printed: Printed, line: bytes) -> None:
+    if (process := PROCESS.match(line)) and len(printed.processes) < 2:
+        printed.processes.add(process[1])
     if stamp := STAMP.match(line):
         printed.last_stamp = float(stamp.group(1))
     if match := DATA.fullmatch(line):
         samples, lost = int(match.group(3)), int(match.group(4))
         printed.falling |= samples < printed.samples or lost < printed.lost
+        grown = (samples - printed.samples, lost - printed.lost)
+        if printed.data_lines and grown != (int(match.group(5)), int(match.group(6))):
+            _misfit(printed, line)
         printed.data_lines += 1
         printed.sample_bytes, printed.samples, printed.lost = int(match.group(2)), samples, lost
     elif match := LATENCY.fullmatch(line):
-        mean, low, high, count = (float(match.group(i)) for i in (3, 4, 8, 9))
+        mean, low, middle, ninety, most, high, count = (float(match.group(i)) for i in range(3, 10))
+        if not (low <= middle <= ninety <= most <= high and low <= mean <= high):
+            _misfit(printed, line)
         printed.latency_min = min(printed.latency_min, low) if printed.pings else low
         printed.latency_max = max(printed.latency_max, high)
         printed.latency_sum += mean * count
@@ -103,3 +113,7 @@ def _take(printed: Printed, line: bytes) -> None:
         printed.peers += 1
     elif line.startswith(b"write error:"):
         printed.blocked_writes += 1
+
+
+def _misfit(printed: Printed, line: bytes) -> None:
+    printed.misfit = printed.misfit or printable(line[:200].decode("utf-8", "replace"), 100)

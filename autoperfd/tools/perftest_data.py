@@ -24,7 +24,7 @@ ANSWERS_SPARE = 10  # latencies more than the samples told of can have caused: t
 
 @proves("perftest", MISSING_FILE="no-data")
 def present(attempt: Attempt, one: Left, data: DataFile) -> Finding | None:
-    """The file is there."""
+    """Every participant that measures left its data file."""
     if data.present:
         return None
     return one.found("no-data", "MISSING_FILE", f"{one.name} left no {one.file}")
@@ -160,7 +160,7 @@ def adds_up(attempt: Attempt, one: Left, data: DataFile) -> Finding | None:
 
 @proves("perftest", ROW_MISSING="bad-data")
 def no_row_is_gone(attempt: Attempt, one: Left, data: DataFile) -> Finding | None:
-    """In a file that keeps time no row's total grows as in exactly two seconds or more."""
+    """In a file that keeps time no row's total grows by what several rows have, as where some between are gone."""
     wrong = data.first("ROW_MISSING")
     if wrong is None:
         return None
