@@ -30,6 +30,7 @@ LOOPBACK = sshd:openssh-server ssh-keygen:openssh-client
 CONTAINER = systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables git:git strace:strace
 DISKS = mkfs.ext4:e2fsprogs mount:mount
 DDSPERF = ddsperf:cyclonedds-tools
+BROWSER = chromium:chromium
 SHELLS = busybox:busybox mksh:mksh tcsh:tcsh fish:fish
 
 help:
@@ -61,7 +62,7 @@ check: lint
 	$(BIN)/pytest --quiet -m '$(FAST)' $(PYTEST_ARGS)
 
 test: venv
-	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(if $(filter 0,$(shell id -u)),$(CONTAINER) $(DISKS))
+	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(BROWSER) $(if $(filter 0,$(shell id -u)),$(CONTAINER) $(DISKS))
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 FROM ?= 0

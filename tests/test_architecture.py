@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "daemon": {"core", "tools", "remote", "errors", ""},
     "verify": set(),
     "results": {"core", "tools", "errors"},
-    "ctl": {"core", "tools", "verify", "results", "errors", ""},
+    "report": {"core", "results", ""},
+    "ctl": {"core", "tools", "verify", "results", "report", "errors", ""},
     "rehearsal": {"core", "tools", "daemon", "errors", ""},
     "lab": {"core", "tools", "remote", "daemon", "ctl", "rehearsal", "errors", ""},
     "": set(),
@@ -39,6 +40,8 @@ AT_HOME = {
     "watchdog": {"daemon"},
     "requests": {"daemon"},
     "urllib3": {"daemon"},
+    "matplotlib": {"report"},
+    "jinja2": {"report"},
 }
 # What core may not touch: the world, the time, threads, chance it was not given.
 WORLDLY = {

@@ -159,6 +159,15 @@ def _results(context: Context) -> int:
     return 0
 
 
+def _report(context: Context) -> int:
+    from autoperfd.ctl import report
+
+    options = context.options
+    path = report.write(options.experiment, options.output or "", context.agreed, context.places.state)
+    terminal.print_text(f"{path} is written; any browser shows it, without a network.\n")
+    return 0
+
+
 def _rebuild(context: Context) -> int:
     try:
         return context.print("rebuild", {"experiment": context.options.experiment})
@@ -430,6 +439,18 @@ COMMANDS: tuple[Command, ...] = (
             Argument(("--csv",), "print CSV with all figures", flag=True),
             Argument(("--rebuild",), "have ess.csv and summary.csv written anew from the memory", flag=True),
             _JSON,
+        ),
+    ),
+    Command(
+        "report",
+        "an experiment's results as one HTML file to send on: completeness, plots, failures, what to be careful about",
+        ('autoperfctl report "PCG #1"', 'autoperfctl report "PCG #1" --output /tmp/friday.html'),
+        _report,
+        (
+            _EXPERIMENT,
+            Argument(
+                ("--output",), "the file to write (default <experiment>-report.html in the current folder)", "FILE"
+            ),
         ),
     ),
     Command(

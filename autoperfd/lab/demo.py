@@ -292,8 +292,11 @@ class Demo:
         print(table(summary, {"test_name": "test_name", **known}))
         if self.tool == "perftest":
             print("\n   (Measured by the lab's stand-in, which is not RTI Perftest.)")
-        say(f"6. It took {secs:.0f} s and everything is stopped. What is left to look at:")
-        for path in (self.results / "ess.csv", self.results / "summary.csv", self.results / "data", self.log):
+        say("6. The report, for somebody who was not there")
+        report = self.folder / "report.html"
+        self._autoperfctl("report", EXPERIMENT, "--output", str(report), file=False)
+        say(f"7. It took {secs:.0f} s and everything is stopped. What is left to look at:")
+        for path in (self.results / "ess.csv", self.results / "summary.csv", self.results / "data", report, self.log):
             print(f"   {shown(path)}")
         ended = [row["end_status"] for row in attempts]
         tests = {row["test_name"] for row in attempts if row["end_status"] == "success"}
@@ -301,6 +304,7 @@ class Demo:
             "8 tests succeeded, each of them once": len(tests) == 8 and ended.count("success") == 8,
             "an attempt failed and was made again": len(ended) > 8,
             "both machines were rebooted": rebooted,
+            "the report tells of all 8 tests": report.read_text(encoding="utf-8").count('<i class="ok" title=') == 8,
             "every success has its archive": all((self.results / row["archive"]).is_file() for row in summary),
             "nothing runs any more": not left_running(self.folder),
         }

@@ -24,6 +24,9 @@ from autoperfd.tools.judging import FIGURES
 
 MOST_TESTS = 100_000  # planned tests that are listed one by one
 
+CHANGING = frozenset({"boot_id", "clock", "clock_skew", "temperature", "load", "free_kb", "throttled"})
+"""Facts about a machine that are never the same twice."""
+
 State = Literal["ok", "no-summary", "failed", "skipped", "open", "missing"]
 STATES: tuple[State, ...] = ("ok", "no-summary", "failed", "skipped", "open", "missing")
 """ok: proven. no-summary: its data are complete, its tool never summed up. failed: given up. skipped: by a person, or
@@ -52,6 +55,7 @@ class Attempt:
 class Test:
     """One test and what became of it: by its kept attempt, else by its latest one."""
 
+    __test__ = False  # pytest would take it for tests of its own
     name: str
     settings: Mapping[str, Setting]
     state: State
@@ -73,6 +77,7 @@ class Gathered:
     whole: bool
     tests: tuple[Test, ...]
     attempts: tuple[Attempt, ...]  # in the order in which they began
+    facts: tuple[Mapping[str, Mapping[str, str]], ...]  # machine -> what was known of it, each time that had changed
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -121,6 +126,7 @@ def _gathered(db: sqlite3.Connection, row: sqlite3.Row) -> Gathered:
         whole=whole,
         tests=tuple(_planned(experiment, sweep, begun) if whole else begun.values()),
         attempts=tuple(_attempts(db, row["id"])),
+        facts=tuple(_facts(db, row["id"])),
     )
 
 
@@ -172,6 +178,18 @@ def _attempts(db: sqlite3.Connection, experiment: int) -> Iterator[Attempt]:
     for row in db.execute("SELECT * FROM attempts WHERE experiment = ? ORDER BY id", (experiment,)):
         if row["status"] != "skipped":  # that row tells of no attempt
             yield _attempt(row)
+
+
+def _facts(db: sqlite3.Connection, experiment: int) -> Iterator[dict[str, dict[str, str]]]:
+    latest: dict[str, dict[str, str]] = {}
+    for (text,) in db.execute("SELECT facts FROM attempts WHERE experiment = ? ORDER BY id", (experiment,)):
+        told = {
+            str(machine): {str(key): str(value) for key, value in facts.items() if key not in CHANGING}
+            for machine, facts in json.loads(text).items()
+        }
+        if told and {**latest, **told} != latest:
+            latest = {**latest, **told}
+            yield latest
 
 
 def _attempt(row: sqlite3.Row) -> Attempt:
