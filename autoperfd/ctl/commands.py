@@ -164,7 +164,7 @@ def _report(context: Context) -> int:
 
     options = context.options
     path = report.write(options.experiment, options.output or "", context.agreed, context.places.state)
-    terminal.print_text(f"{path} is written; any browser shows it, without a network.\n")
+    terminal.print_text(f"The report is {path}; any browser shows it, without a network.\n")
     return 0
 
 

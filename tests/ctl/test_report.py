@@ -40,7 +40,7 @@ def test_a_report_is_written_and_written_again(ctl: Ctl) -> None:
     for _ in range(2):
         assert ctl("report", NAME) == (
             0,
-            "PCG_1-report.html is written; any browser shows it, without a network.\n",
+            "The report is PCG_1-report.html; any browser shows it, without a network.\n",
             "",
         )
     text = Path("PCG_1-report.html").read_text(encoding="utf-8")
