@@ -68,6 +68,12 @@ def test_peers_that_are_not_installed_are_told(
     assert all("missing" in line and line.split()[-2] == "?" for line in rows)
 
 
+def test_reading_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["--quick", "reading"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[-1].split()[0] for line in told[1:3]] == ["time", "memory"]
+
+
 @pytest.mark.lab
 @pytest.mark.parametrize("figure", ["gap", "fetch", "memory", "rest"])
 def test_every_figure_can_be_measured(figure: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from autoperfd.errors import AutoperfError
-from autoperfd.lab.bench import gaps, memory, rest, transfer, validation
+from autoperfd.lab.bench import gaps, memory, reading, rest, transfer, validation
 from autoperfd.lab.bench.rig import Bench, have
 from autoperfd.lab.bench.rows import Row, table
 
@@ -23,6 +23,7 @@ FIGURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "fetch": transfer.measure,
     "memory": memory.measure,
     "rest": rest.measure,
+    "reading": reading.measure,
 }
 PEERS = {"parallel": "parallel", "ansible": "ansible-core", "ssh": "openssh-client", "scp": "openssh-client"}
 
@@ -64,8 +65,11 @@ def missing_peers() -> list[str]:
         for program, package in PEERS.items()
         if not have(program)
     ]
-    if importlib.util.find_spec("asyncssh") is None:
-        found.append("asyncssh is missing: pip install 'autoperfd[bench]'")
+    found += [
+        f"{package} is missing: pip install 'autoperfd[bench]'"
+        for package in ("asyncssh", "pandas")
+        if importlib.util.find_spec(package) is None
+    ]
     return found
 
 
