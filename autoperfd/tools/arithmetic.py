@@ -135,9 +135,9 @@ def _places(count: int, share: float) -> tuple[int, ...]:
 
 
 STEADY = 50  # samples a second below which a rate, printed without decimals, says little about time
-SECOND = 0.999  # a row is never younger than a second, but for clocks that are being set right
+SECOND = 0.9995  # a row is never younger than a second, but for clocks that are being set right
 BEAT = 0.05  # seconds a row may be late in a file that keeps time
-MANY = 8  # rows
+MANY, FEW = 8, 3  # rows
 RATE_OFF = 1.5  # a rate is cut to a whole number, and an average of such is rounded to one
 
 
@@ -191,7 +191,7 @@ class ThroughputRows:
             return f"its rate is {self._mbps / self._count:.1f} Mbps on average so far, not {ave_mbps:g}"
         if not _near(percent, _percent(lost, total), 0.0051):
             return f"{lost:g} lost samples beside {total:g} are not {percent:g} %"
-        if self._count > 1 and (grown < SECOND * rate - 2 or (rate == 0 and grown > 3)):
+        if self._count > 1 and (grown < SECOND * rate - 1 or (rate == 0 and grown > 3)):
             return f"its total grows by {grown:g} at {rate:g} samples/s"
         return ""
 
@@ -213,6 +213,12 @@ class ThroughputRows:
     def _keeps_time(self) -> bool:
         """Whether the rows are many enough, and even enough, to say that one is missing."""
         return self._count >= MANY and not self._out_of_time
+
+    def _seconds_left(self) -> float:
+        """Samples of how many seconds may be in the summary only: less than one, more where little is known."""
+        if self._keeps_time:
+            return 1.25
+        return 1.9 if self._count >= FEW and not self._out_of_time else float("inf")
 
     def finish(self) -> None:
         """No row follows."""
@@ -236,7 +242,7 @@ class ThroughputRows:
         if total < self._total or lost < self._lost:
             return f"its summary tells of {total:g} samples and {lost:g} lost, its last row of more"
         rest = total - self._total
-        if self._keeps_time and self._most >= STEADY and rest > 1.25 * self._most:
+        if self._most >= STEADY and rest > self._seconds_left() * self._most:
             return f"its summary tells of {rest:g} samples more than its last row, at {self._most:g} a second at most"
         if ave >= 1:
             secs, unsure = total / ave, 1 + RATE_OFF * total / ave / ave
