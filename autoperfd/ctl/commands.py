@@ -154,6 +154,8 @@ def _results(context: Context) -> int:
         terminal.print_json(results.facts(found))
     elif options.csv:
         terminal.print_text("".join(results.csv(found)))
+    elif options.parquet:
+        results.parquet(found, Path(options.parquet))
     else:
         terminal.print_text(results.report(found, results.terminal_width()))
     return 0
@@ -437,6 +439,7 @@ COMMANDS: tuple[Command, ...] = (
             ),
             Argument(("--by",), "group by these columns, with counts of what failed and is missing", "COLUMNS"),
             Argument(("--csv",), "print CSV with all figures", flag=True),
+            Argument(("--parquet",), "write the tests that were chosen to a Parquet file", "FILE"),
             Argument(("--rebuild",), "have ess.csv and summary.csv written anew from the memory", flag=True),
             _JSON,
         ),

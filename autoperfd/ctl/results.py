@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoperfd.core.ess import line
-from autoperfd.ctl import copies
+from autoperfd.ctl import copies, output
 from autoperfd.daemon.views import count, escaped
+from autoperfd.errors import AutoperfError
 from autoperfd.results.gather import STATES, Gathered, State, Test, gather
 from autoperfd.results.select import (
     COLUMNS,
@@ -212,3 +213,17 @@ def csv(results: Results) -> Iterator[str]:
     yield line(COLUMNS)
     for test in results.tests:
         yield line([value(test, column) for column in COLUMNS])
+
+
+def parquet(results: Results, path: Path) -> None:
+    """Write the tests that were chosen as Parquet. AutoperfError where that cannot be."""
+    if results.wanted.by:
+        raise AutoperfError("Parquet files hold tests, not groups", hint="Leave --by out, or use --csv")
+    try:
+        from autoperfd.results import parquet
+    except ModuleNotFoundError as error:
+        hint = "pip install 'autoperfd[parquet]', or pyarrow into the environment of autoperfctl"
+        raise AutoperfError(f"Parquet needs {error.name}, which is not installed", hint=hint) from error
+    output.write(
+        path, "Parquet file", parquet.is_one, lambda file: parquet.write(file, results.gathered.name, results.tests)
+    )

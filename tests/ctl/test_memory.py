@@ -215,6 +215,16 @@ def test_results_as_csv(state: Path, ctl: Ctl) -> None:
     ]
 
 
+def test_results_as_parquet(state: Path, ctl: Ctl, lab: Path) -> None:
+    for _ in range(2):
+        assert ctl("results", NAME, "--parquet", str(lab / "r.parquet"), "--where", "state=ok") == (0, "", "")
+    assert (lab / "r.parquet").read_bytes().startswith(b"PAR1")
+    (lab / "mine").write_text("mine")
+    status, _, err = ctl("results", NAME, "--parquet", str(lab / "mine"))
+    assert status == 1 and "it is no Parquet file" in err and (lab / "mine").read_text() == "mine"
+    assert "hold tests, not groups" in ctl("results", NAME, "--parquet", "x", "--by", "state")[2]
+
+
 @pytest.mark.parametrize("width", [40, 72, 90])
 def test_results_fit_a_narrow_screen(width: int, state: Path, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
