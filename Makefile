@@ -9,7 +9,7 @@
 # make soak-sim live through 50,000 seeds of faults on virtual time; ranges add up: FROM=50000 COUNT=1000
 # make mutants  a table of deliberate bugs and of the layers of tests that catch each
 # make proof    how much damage to result files the verdict sees, by kind, beside a naive rule
-# make install  for systemd; DESTDIR and PREFIX as usual; make uninstall leaves settings and results alone
+# make install  for systemd; DESTDIR and PREFIX as usual, EXTRAS="report parquet"; make uninstall leaves data alone
 # make help     these lines
 
 PYTHON ?= python3
@@ -20,6 +20,7 @@ PYTEST_ARGS ?=
 
 PREFIX ?= /usr
 DESTDIR ?=
+EXTRAS ?=
 SYSTEM_PYTHON ?= /usr/bin/python3
 LIB = $(PREFIX)/lib/autoperfd
 TARGET = $(DESTDIR)$(PREFIX)
@@ -129,7 +130,7 @@ clean:
 install-venv:
 	@PYTHON=$(SYSTEM_PYTHON) .ci/need module.ensurepip:python3-venv
 	@set -e; wanted=$$(mktemp); trap 'rm -f "$$wanted"' EXIT; \
-	$(SYSTEM_PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >"$$wanted"; \
+	$(SYSTEM_PYTHON) .ci/wanted $(EXTRAS) >"$$wanted"; \
 	if ! cmp -s "$$wanted" $(DESTDIR)$(LIB)/dependencies.txt; then \
 	    $(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(LIB); \
 	    $(PIP_INSTALL) --requirement "$$wanted"; \

@@ -12,7 +12,7 @@ from autoperfd.ctl import copies, output
 from autoperfd.errors import AutoperfError
 from autoperfd.results.gather import Gathered, gather
 
-EXTRA = "pip install 'autoperfd[report]', or matplotlib and jinja2 into the environment of autoperfctl"
+EXTRA = "sudo make install EXTRAS=report, or pip install matplotlib jinja2 where autoperfctl is installed"
 
 
 def write(name: str, target: str, ask: copies.Ask, state: Path) -> Path:

@@ -222,7 +222,7 @@ def parquet(results: Results, path: Path) -> None:
     try:
         from autoperfd.results import parquet
     except ModuleNotFoundError as error:
-        hint = "pip install 'autoperfd[parquet]', or pyarrow into the environment of autoperfctl"
+        hint = "sudo make install EXTRAS=parquet, or pip install pyarrow where autoperfctl is installed"
         raise AutoperfError(f"Parquet needs {error.name}, which is not installed", hint=hint) from error
     output.write(
         path, "Parquet file", parquet.is_one, lambda file: parquet.write(file, results.gathered.name, results.tests)

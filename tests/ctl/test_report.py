@@ -79,4 +79,4 @@ def test_a_missing_library_is_told_with_what_installs_it(ctl: Ctl, monkeypatch: 
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     status, _, err = ctl("report", NAME)
-    assert status == 1 and "reports need matplotlib" in err and "pip install 'autoperfd[report]'" in err
+    assert status == 1 and "reports need matplotlib" in err and "sudo make install EXTRAS=report" in err
