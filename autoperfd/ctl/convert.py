@@ -25,6 +25,7 @@ from autoperfd.tools import TOOLS
 
 MOST_DEPTH = 20
 MOST_SHOWN = 500  # characters of a value in a comment
+MOST_BITS = 1100  # of a number: every float fits; Python writes no number of more than 4300 digits
 NEVER_HALTS = 1_000_000  # what stands for the predecessor's 0
 
 EXPERIMENT = {
@@ -90,10 +91,12 @@ class Converted:
 
 def convert(data: bytes, file: str, power: Collection[str]) -> Converted:
     """Convert a file of the predecessor. ConfigError, AutoperfError where it is none."""
-    tables, notes = _experiments(_document(decode(data, file), file), file)
+    tables, beside = _experiments(_document(decode(data, file), file), file)
+    notes = [f"{words} is not carried over: {why}" for words, why in beside]
     lines = [
         f"# Converted by autoperfctl from {safe(file, 200)}. What has no place here stands in comments.",
         "# Before every test machines were rebooted there; here once before each experiment (reboot).",
+        *(f"# {words}  (not carried over: {why})" for words, why in beside),
     ]
     for number, table in enumerate(tables, 1):
         writer = _Writer(_title(table) or f"experiment {number}")
@@ -135,7 +138,7 @@ def _document(text: str, file: str) -> object:
         except _Double as error:
             hint = f"the key {show(error.args[0])} stands twice in one table"
             raise AutoperfError(f"cannot convert {file}: {hint}") from None
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
             if not re.match(r"\s*(\{|\[(?!\[))", text):
                 raise not_toml from None
             line = getattr(not_json, "lineno", 0)
@@ -192,7 +195,10 @@ def _sound(document: object, file: str) -> object:
             elif isinstance(value, str):
                 if any("\ud800" <= char <= "\udfff" for char in value):
                     raise AutoperfError(f"cannot convert {file}: {show(value)} holds half a character")
-            elif value is not None and not isinstance(value, int | float):
+            elif isinstance(value, int):
+                if value.bit_length() > MOST_BITS:
+                    raise AutoperfError(f"cannot convert {file}: it holds a number of more than {MOST_BITS} bits")
+            elif value is not None and not isinstance(value, float):
                 raise AutoperfError(
                     f"cannot convert {file}: it holds a {type(value).__name__} where nothing can be one"
                 )
@@ -202,20 +208,24 @@ def _sound(document: object, file: str) -> object:
     raise AutoperfError(f"cannot convert {file}: it is nested more than {MOST_DEPTH} deep")
 
 
-def _experiments(document: object, file: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The tables that are experiments, and notes about what stands beside them."""
-    notes = []
+def _experiments(document: object, file: str) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """The tables that are experiments, and what stands beside them: its words, and why it has no place here."""
+    beside = []
     found = document
     if isinstance(document, dict):
         keys = [key for key in ("campaigns", "experiments") if key in document]
         found = document[keys[0]] if keys else [document] if document else []
-        notes = [f"{key} is not carried over: {_unknown(key)}" for key in document if keys and key != keys[0]]
+        beside = [
+            (_words(key, value), _unknown(key))
+            for key, value in document.items()
+            if keys and key != keys[0] and not _empty(value)
+        ]
     if not isinstance(found, list) or not found or not all(isinstance(table, dict) for table in found):
         raise AutoperfError(
             f"cannot convert {file}: it holds no experiments",
             hint="A JSON list of experiments is expected, or TOML with [[campaigns]]",
         )
-    return found, notes
+    return found, beside
 
 
 # ---------------------------------------------------------------- writing
@@ -349,8 +359,8 @@ class _Writer:
         rest = []
         for old, value in table.items():
             key = ours.get(old)
-            if value is None or (key is None and not value):
-                continue  # it says nothing
+            if value is None or (key is None and _empty(value)):
+                continue
             if key is None:
                 rest.append(self._left(old, value, _unknown(old)))
             elif key in values:
@@ -362,9 +372,19 @@ class _Writer:
 
     def _left(self, key: str, value: object, why: str) -> str:
         """A comment about what is not carried over; it is noted, too."""
-        words = f"{safe(key, 100)} = {safe(json.dumps(value, ensure_ascii=False), MOST_SHOWN)}"
+        words = _words(key, value)
         self.notes.append(f"{self.name}: {words} is not carried over: {why}")
         return f"# {words}  (not carried over: {why})"
+
+
+def _words(key: str, value: object) -> str:
+    """A key and its value, as one line for people."""
+    return f"{safe(key, 100)} = {safe(json.dumps(value, ensure_ascii=False), MOST_SHOWN)}"
+
+
+def _empty(value: object) -> bool:
+    """Whether it says nothing. `false` and 0 do say something."""
+    return value is None or value in ("", [], {})
 
 
 def _unknown(key: str) -> str:

@@ -248,6 +248,8 @@ def test_its_oldest_json() -> None:
     ("changed", "words"),
     [
         ({"experiment_name": "a", "campaign_name": "b"}, 'campaign_name = "b" is not carried over: experiment_name is'),
+        ({"sudo": False}, "sudo = false is not carried over: there is no such setting here"),
+        ({"speed": 0}, "speed = 0 is not carried over: there is no such setting here"),
         ({"colour": "red"}, 'colour = "red" is not carried over: there is no such setting here'),
         ({"combination_generation_type": "rcg"}, "without a number of tests, RCG goes on until the space is used up"),
         ({"rcg_target_test_count": 7}, "rcg_test_count = 7 is not carried over: only RCG stops"),
@@ -265,6 +267,16 @@ def test_what_has_no_place_is_said(changed: dict[str, Any], words: str) -> None:
     assert words in "\n".join(done.notes)
     assert all(char == "\n" or char.isprintable() for char in done.text + "".join(done.notes))
     tomli.loads(done.text)
+
+
+def test_what_stands_beside_the_experiments_is_said() -> None:
+    done = converted({"campaigns": [PCG], "a\x1b[2J": {"b": 1}, "experiments": [], "c": False})
+    assert done.notes == (
+        'a\\x1b[2J = {"b": 1} is not carried over: there is no such setting here',
+        "c = false is not carried over: there is no such setting here",
+    )
+    assert '# a\\x1b[2J = {"b": 1}  (not carried over: there is no such setting here)' in done.text.splitlines()
+    assert [table["experiment_name"] for table in tomli.loads(done.text)["experiments"]] == ["PCG #1"]
 
 
 @pytest.mark.parametrize(
@@ -286,6 +298,10 @@ def test_what_has_no_place_is_said(changed: dict[str, Any], words: str) -> None:
         ("[{'a': {1, 2}}]", "it holds a set"),
         ("[[campaigns]]\nname = 1979-05-27", "it holds a date"),
         ('[{"a": "\\ud800"}]', "half a character"),
+        ("[{[1]: 2}]", "old:1: text: found "),
+        ("[{'a': {{}}}]", "old:1: text: found "),
+        ("[{'a': 0x" + "f" * 5000 + "}]", "a number of more than 1100 bits"),
+        ("[[campaigns]]\nmax_retries = 0x" + "f" * 5000, "a number of more than 1100 bits"),
         ("\xff\x00", "cannot convert old"),
     ],
 )
@@ -330,6 +346,27 @@ def test_anything_that_is_json_becomes_toml_with_all_its_words(tables: list[dict
 def test_no_bytes_end_in_anything_but_words(data: bytes) -> None:
     try:
         convert(data, "old", ())
+    except AutoperfError as error:
+        assert error.message
+
+
+ATOMS = ("1", "null", "true", "'a'", "-'a'", "b''", "1j", "1e999", "0x" + "f" * 4000, "{}", "[]", "*a", "f''")
+LIKE = st.recursive(
+    st.sampled_from(ATOMS),
+    lambda inner: (
+        st.lists(inner, max_size=2).map(lambda parts: f"[{', '.join(parts)}]")
+        | st.lists(inner, max_size=2).map(lambda parts: f"{{{', '.join(parts)}}}")
+        | st.tuples(inner, inner).map(lambda pair: f"{{{pair[0]}: {pair[1]}}}")
+    ),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None)
+@given(LIKE, st.sampled_from(["[{'a': %s}]", "[[campaigns]]\nname = %s", "%s"]))
+def test_nothing_like_its_languages_ends_in_anything_but_words(value: str, around: str) -> None:
+    try:
+        convert((around % value).encode(), "old", ())
     except AutoperfError as error:
         assert error.message
 
