@@ -19,6 +19,7 @@ from autoperfd.core.text import safe_lines
 from autoperfd.errors import ConfigError, Problem
 
 MOST_PROBLEMS = 200  # listed one by one; a file with more is told how many more
+MOST_BITS = 256  # of a number that is shown
 MOST_GUESSES = 40  # misspelt keys that are compared with all known ones
 
 Where = tuple[str | int, ...]  # ("experiments", 0, "slave_machines", 1, "port")
@@ -317,6 +318,8 @@ def show(found: object) -> str:
     """What was found, as it would stand in the file: short, on one line, without anything a terminal obeys."""
     if isinstance(found, bool):
         return "true" if found else "false"
+    if isinstance(found, int) and found.bit_length() > MOST_BITS:
+        return f"a number of {found.bit_length()} bits"  # Python refuses to write one of many digits
     if isinstance(found, int | float):
         return _short(str(found))
     if isinstance(found, str):

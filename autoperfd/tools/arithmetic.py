@@ -135,7 +135,9 @@ def _places(count: int, share: float) -> tuple[int, ...]:
 
 
 STEADY = 50  # samples a second below which a rate, printed without decimals, says little about time
-SECOND = 0.9995  # a row is never younger than a second, but for clocks that are being set right
+# A row is never younger than a second: of 3,800 real rows the youngest had 1.00004 s. What sets a clock right slowly
+# does so with the clock that Perftest sleeps by, too.
+SECOND = 0.99999
 BEAT = 0.05  # seconds a row may be late in a file that keeps time
 MANY, FEW = 8, 3  # rows
 RATE_OFF = 1.5  # a rate is cut to a whole number, and an average of such is rounded to one
@@ -183,7 +185,7 @@ class ThroughputRows:
         mean = self._rates / self._count
         if not _near(ave, mean, 0.51):
             return f"its rate is {mean:.0f} samples/s on average so far, not {ave:g}"
-        if not _near(mbps, rate * bits, 0.051 + bits * RATE_OFF):
+        if not -0.051 - bits / 2 <= mbps - rate * bits <= 0.051 + bits:  # a rate is cut, or at the most rounded
             return f"{rate:g} samples/s of {length:g} bytes are not {mbps:g} Mbps"
         if not _near(ave_mbps, self._mbps / self._count, 0.101) or not _near(
             ave_mbps, ave * bits, 0.051 + bits * RATE_OFF
@@ -191,7 +193,7 @@ class ThroughputRows:
             return f"its rate is {self._mbps / self._count:.1f} Mbps on average so far, not {ave_mbps:g}"
         if not _near(percent, _percent(lost, total), 0.0051):
             return f"{lost:g} lost samples beside {total:g} are not {percent:g} %"
-        if self._count > 1 and (grown < SECOND * rate - 1 or (rate == 0 and grown > 3)):
+        if self._count > 1 and (grown < SECOND * rate - 0.5 or (rate == 0 and grown > 3)):
             return f"its total grows by {grown:g} at {rate:g} samples/s"
         return ""
 

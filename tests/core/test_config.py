@@ -410,3 +410,11 @@ def test_a_switch_that_will_not_be_used_is_told() -> None:
     assert [w for w in one(machine=switch).warnings if "power_cycle" in w] == []
     (warning,) = (w for w in one('reboot = "never"', machine=switch).warnings if "power_cycle" in w)
     assert "not used" in warning
+
+
+@pytest.mark.parametrize("line", [f"retries = 0x{'f' * 5000}", f"seed = 0b{'1' * 20_000}"])
+def test_a_number_of_thousands_of_digits_is_words(line: str) -> None:
+    """Python refuses to write such a one in decimal digits, and TOML may say it in others."""
+    with pytest.raises(ConfigError) as caught:
+        read_experiments(FILE.format(top=line, qos="", machine="").encode(), "x.toml", TOOLS, ())
+    assert "found a number of 20000 bits, expected" in caught.value.message

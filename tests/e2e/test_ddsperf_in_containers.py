@@ -18,22 +18,24 @@ import pytest
 
 from autoperfd.lab.container import ContainerLab
 from autoperfd.report import page
-from autoperfd.results.gather import Test, gather
+from autoperfd.results.gather import Attempt, Test, gather
 from tests.e2e.containers import InstalledDaemon, experiment
 
 TESTS = int(os.environ.get("AUTOPERF_DDSPERF_TESTS", "8"))
 SETTINGS = f"""duration_secs = [3]
-datalen_bytes = {[100, 1000] if TESTS == 8 else [100, 1000, 64, 4000]}
+datalen_bytes = {[100, 1000] if TESTS == 8 else [64, 100, 200, 500, 1000, 2000, 4000, 8000]}
 pub_count = [1]
 sub_count = [1, 3]
 use_reliable = [true, false]
 use_multicast = {"[false]" if TESTS == 8 else "[false, true]"}
-latency_count = {[10] if TESTS == 8 else [10, 100]}
+latency_count = [10]
 """
 SUBSCRIBER = re.compile(r"\[\d+\] [\d.]+ +size (\d+) total (\d+) lost (\d+) delta ")
-# A writer of ddsperf 0.10 at full rate is blocked for good now and then, when it is reliable: a failure of the tool's,
-# rightly told and tried again. Nothing else may fail.
-KNOWN = "WRITE_BLOCKED"
+LATENCY = re.compile(rb"size \d+ mean [\d.]+us")
+BLOCKED = re.compile(rb"^write error:", re.MULTILINE)
+# What fails on computers that are too busy, rightly told and tried again: a reliable writer of ddsperf 0.10 at full
+# rate is blocked for good now and then, and of a best-effort one no latency sample may come back. Nothing else may.
+KNOWN = ("WRITE_BLOCKED", "NO_PONGS")
 
 pytestmark = pytest.mark.timeout(90 + 12 * TESTS)
 
@@ -44,12 +46,23 @@ def daemon(container_lab: ContainerLab) -> Iterator[InstalledDaemon]:
     yield InstalledDaemon(container_lab)
 
 
-def totals(archive: Path, name: str) -> tuple[int, int]:
-    """(received, lost) of the last line that a subscriber printed, read from its archive without our readers."""
+def said(archive: Path, name: str) -> bytes:
+    """What a participant printed, read from an archive without our readers."""
     with tarfile.open(archive) as tar:
         file = tar.extractfile(f"{name}.stdout")
         assert file is not None
-        lines = [match for line in file.read().decode().splitlines() if (match := SUBSCRIBER.match(line))]
+        return file.read()
+
+
+def is_so(attempt: Attempt, folder: Path) -> bool:
+    """Whether the publisher's own lines bear out why an attempt failed."""
+    printed = said(folder / attempt.archive, "pub_0")
+    return not LATENCY.search(printed) if attempt.code == "NO_PONGS" else bool(BLOCKED.search(printed))
+
+
+def totals(archive: Path, name: str) -> tuple[int, int]:
+    """(received, lost) of the last line that a subscriber printed."""
+    lines = [match for line in said(archive, name).decode().splitlines() if (match := SUBSCRIBER.match(line))]
     return int(lines[-1][2]), int(lines[-1][3])
 
 
@@ -75,9 +88,10 @@ def test_figures_are_the_tools_own(daemon: InstalledDaemon, container_lab: Conta
         db.deserialize((daemon.state / "autoperf.db").read_bytes())
         found = gather(db, "real DDS")
     assert found.planned == TESTS and found.counted()["ok"] == TESTS, daemon.text()
-    for attempt in found.attempts:
-        if attempt.end_status != "success":
-            assert attempt.code == KNOWN and "_REL_" in attempt.test, (attempt, daemon.text())
+    failed = [attempt for attempt in found.attempts if attempt.end_status != "success"]
+    assert len(failed) <= TESTS // 4, daemon.text()
+    for attempt in failed:
+        assert attempt.code in KNOWN and is_so(attempt, daemon.state / "results" / found.folder), daemon.text()
     for test in found.tests:
         agrees(test, daemon.state / "results" / found.folder)
     html = "".join(page.render(found, time.time()))
