@@ -72,6 +72,7 @@ class Attempt:
         self._publishers_failed = False
         self._grace_ends: float | None = None
         self._was_away: dict[str, str] = {}  # machine -> code, where the link was lost as it ran
+        self._connected: dict[str, int] = {}  # machine -> connections made to it before it ran
 
     def make(self, confirmed: bool, on_started: Callable[[], None]) -> Outcome:
         """See Fleet.attempt."""
@@ -83,6 +84,7 @@ class Attempt:
             how = "adopted" if running else "finished"
         else:
             how = self._start()
+        self._connected = {name: line.link.connections for name, line in self._lines.items()}
         on_started()
         ended = self._wait()
         fetched = self._fetch(ended)
@@ -222,6 +224,8 @@ class Attempt:
                 else:
                     which = "pubs"
             found = self._await(machine, which, bound)
+        if self._lines[machine.name].link.connections > self._connected[machine.name]:
+            self._was_away.setdefault(machine.name, "LINK_LOST")  # also where nobody asked anything just then
         if found.state == "lost" and found.before == found.boot:
             found = self._end(machine, "sweep", wait=False)  # nobody is left who would end the participants in time
         if machine.name in self._publishers:

@@ -214,6 +214,22 @@ def test_reset_connection_in_mid_test_is_opened_again(bench: Bench, fired: Fired
         assert bench.pids(bench.p1, order.uid) == before
 
 
+def test_a_connection_that_is_lost_before_it_is_waited_on_was_lost_too(bench: Bench) -> None:
+    """The next question opens another one by itself, without any error."""
+    order = replace(bench.order(script("pub_0", bench.p1, "sleep 0.3")), machines=(bench.p1,))
+    fleet = bench.fleet()
+
+    def lose() -> None:
+        (link,) = fleet._links.values()
+        assert link._transport is not None
+        link._transport.close()
+        until(lambda: not (link._transport and link._transport.is_active()))
+
+    outcome = Background(lambda: make(fleet, order, on_started=lose)).join()
+    assert isinstance(outcome, Outcome) and by_name(outcome)["pub_0"].exit == 0
+    assert outcome.was_away == {"p1": "LINK_LOST"}
+
+
 def test_machine_that_stays_away_is_told_and_the_attempt_lives_on(bench: Bench) -> None:
     gate = bench.folder / "gate"
     with relay(bench, bench.p1) as between:
