@@ -91,8 +91,11 @@ class Converted:
 
 def convert(data: bytes, file: str, power: Collection[str]) -> Converted:
     """Convert a file of the predecessor. ConfigError, AutoperfError where it is none."""
-    tables, beside = _experiments(_document(decode(data, file), file), file)
+    source = decode(data, file)
+    tables, beside = _experiments(_document(source, file), file)
     notes = [f"{words} is not carried over: {why}" for words, why in beside]
+    if remarks := _REMARK.findall(source):
+        notes.append(f"its own comments are not carried over: {safe(remarks[0].strip(), 100)}, {len(remarks)} in all")
     lines = [
         f"# Converted by autoperfctl from {safe(file, 200)}. What has no place here stands in comments.",
         "# Before every test machines were rebooted there; here once before each experiment (reboot).",
@@ -161,6 +164,7 @@ def _no_double(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # A string is ended by the end of its line at the latest, so that no text is looked at twice.
 _TOKEN = re.compile(r"""'(?:[^'\\\n]|\\.)*'?|"(?:[^"\\\n]|\\.)*"?|//[^\n]*|\#[^\n]*|\b(?:true|false|null)\b""")
+_REMARK = re.compile(r"^[ \t]*(?:#|//).*", re.MULTILINE)  # lines of their own; behind a value they explain that value
 _WORDS = {"true": "True", "false": "False", "null": "None"}
 
 

@@ -180,6 +180,11 @@ def test_its_latest_toml() -> None:
     assert len(done.notes) == 6
 
 
+def test_comments_are_not_dropped_unsaid() -> None:
+    (said,) = [note for note in converted(f"# by night only\n  # twice\n{LATEST}").notes if "comments" in note]
+    assert said == "its own comments are not carried over: # by night only, 2 in all"
+
+
 def test_listed_tests_in_every_spelling() -> None:
     done = converted(LISTED)
     (table,) = tomli.loads(done.text)["experiments"]
