@@ -167,14 +167,14 @@ def machine_rebooted(arena: Arena, draw: Draw) -> Course:
 
 def sshd_hung(arena: Arena, draw: Draw) -> Course:
     """TCP connects, nobody answers."""
-    count = draw.machine.first.signal_sshd(signal.SIGSTOP)
+    machine = draw.machine  # which may be booting, or have its sshd restarted just now
+    yield from until(lambda: machine.first.signal_sshd(signal.SIGSTOP), f"{machine.name} has an sshd")
     try:
-        if count:
-            yield f"{count} processes of sshd on {draw.machine.name} stood still"
+        yield f"sshd of {machine.name} stood still"
         yield from lasting(draw.secs)
     finally:
-        draw.machine.first.signal_sshd(signal.SIGCONT)
-    yield from until(draw.machine.answers, f"sshd of {draw.machine.name} answers again")
+        machine.first.signal_sshd(signal.SIGCONT)
+    yield from until(machine.answers, f"sshd of {machine.name} answers again")
 
 
 def sshd_hung_for_good(arena: Arena, draw: Draw) -> Course:
