@@ -12,6 +12,7 @@ only in the lab's namespaces, so labs with different indexes run side by side.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import json
 import os
 import shutil
@@ -494,9 +495,19 @@ def remove_leftovers(index: int) -> None:
     (RECORDS / f"{index}.json").unlink(missing_ok=True)
 
 
+def cgroups(pattern: str) -> list[Path]:
+    """The cgroups whose names match, wherever they are; those that come and go meanwhile may be missing."""
+    return [
+        Path(place, name)
+        for place, names, _ in os.walk("/sys/fs/cgroup")  # which does not mind folders that vanish under it
+        for name in names
+        if fnmatch.fnmatch(name, pattern)
+    ]
+
+
 def remove_cgroups(pattern: str) -> bool:
     """Removes the cgroups whose names match, with what is below them; whether none is left."""
-    found = list(Path("/sys/fs/cgroup").rglob(pattern))
+    found = cgroups(pattern)
     for folder in found:
         for path, _, _ in os.walk(folder, topdown=False):
             with contextlib.suppress(OSError):

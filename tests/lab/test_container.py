@@ -16,7 +16,7 @@ import pytest
 
 from autoperfd.errors import AutoperfError
 from autoperfd.lab import netns
-from autoperfd.lab.container import RECORDS, ContainerLab, alive, prefix, record_of
+from autoperfd.lab.container import RECORDS, ContainerLab, alive, cgroups, prefix, record_of
 from autoperfd.lab.machines import start_time
 
 pytestmark = pytest.mark.timeout(300)
@@ -64,7 +64,7 @@ def traces(lab: ContainerLab, pids: list[int]) -> list[str]:
     left = [f"process {pid}" for pid in pids if start_time(pid)]
     left += [line for line in Path("/proc/mounts").read_text().splitlines() if str(lab.folder) in line]
     left += [name for name in netns.names(own) if name == own or name.startswith(f"{own}-")]
-    left += [str(path) for path in Path("/sys/fs/cgroup").rglob(f"{own}-*")]
+    left += [str(path) for path in cgroups(f"{own}-*")]
     left += [str(path) for path in RECORDS.glob(f"{lab.index}.json")]
     return left
 
