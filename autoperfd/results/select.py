@@ -68,7 +68,8 @@ class Condition:
             return (found == self.wanted and isinstance(found, bool) == isinstance(self.wanted, bool)) == (
                 self.sign == "="
             )
-        return isinstance(found, int | float) and _ORDER[self.sign](found, float(self.wanted or 0))
+        wanted = self.wanted
+        return isinstance(found, int | float) and isinstance(wanted, int | float) and _ORDER[self.sign](found, wanted)
 
 
 def condition(text: str) -> Condition:

@@ -8,6 +8,7 @@ import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -60,6 +61,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+MANY = """
+[experiments.qos_settings]
+duration_secs = [4]
+sub_count = [1, 2]
+use_reliable = [true, false]
+use_multicast = [true]
+pub_count = [1]
+datalen_bytes = [LENGTHS]
+"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder whose first 120 tests have whole numbers and one subscriber, and whose last ones have not."""
+    bench = Bench(tmp_path_factory.mktemp("many"))
+    bench.submit(toml(qos=MANY.replace("LENGTHS", ", ".join(map(str, range(100, 160)))), retries=0))
+    for number in range(122):
+        bench.running()
+        late = {"latency_99_us": 300.5, "total_mbps": 1.5, "sub_samples": "100;200" if number == 120 else "100;"}
+        whole = {"latency_99_us": 300, "total_mbps": 1, "sub_samples": 100}
+        bench.close("success", figures={"tool_version": "4.1", **(whole if number < 120 else late)})
+    bench.stop()
+    return bench.settings.state / "results" / "PCG_1"
+
+
 def gathered(bench: Bench) -> Gathered:
     with closing(sqlite3.connect(":memory:")) as db:
         db.row_factory = sqlite3.Row
@@ -90,10 +116,29 @@ def test_there_are_examples_for_both_libraries() -> None:
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_an_example_runs_as_it_stands(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    said = io.StringIO()
+    said, _ = ran(text)
+    assert said.strip() and "Empty" not in said
+
+
+@pytest.mark.parametrize("text", [text for text in EXAMPLES if "summary.csv" in text])
+def test_an_example_does_not_judge_columns_by_their_first_rows(
+    text: str, many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(many)
+    _, names = ran(text)
+    summary = names["summary"]
+    assert len(summary) == 122 and summary["latency_99_us"].max() == 300.5
+    assert list(summary["sub_samples"])[-2:] == ["100;200", "100;"]
+    if "each" in names:
+        assert len(names["each"]) == 124
+
+
+def ran(text: str) -> tuple[str, dict[str, Any]]:
+    """What an example prints, and its names."""
+    said, names = io.StringIO(), {"__name__": "__main__"}
     with contextlib.redirect_stdout(said):
-        exec(compile(text, "docs/RESULTS.md", "exec"), {"__name__": "__main__"})
-    assert said.getvalue().strip() and "Empty" not in said.getvalue()
+        exec(compile(text, "docs/RESULTS.md", "exec"), names)
+    return said.getvalue(), names
 
 
 def test_every_column_is_explained() -> None:

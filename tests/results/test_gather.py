@@ -146,6 +146,7 @@ def test_figures_of_subscribers_have_their_spread_and_groups_their_means(bench: 
         ("latency_mean_us>=100", [100]),
         ("latency_mean_us<1000", [100]),
         ("latency_mean_us!=100", [200, 300]),
+        ("datalen_bytes<1" + "0" * 400, [100, 200, 300]),
         ("attempts=0", []),
         ("state=open", [300]),
         ("test_name=4SEC_300B_1PUB_1SUB_REL_UC_100LC", [300]),
