@@ -80,6 +80,8 @@ def condition(text: str) -> Condition:
     name, sign, words = match.groups()
     known(name)
     wanted = _value(words)
+    if name == "state" and wanted not in STATES:
+        raise AutoperfError(f"no test is ever {words!r}", hint=f"A state is one of {', '.join(STATES)}")
     if sign not in ("=", "!=") and (isinstance(wanted, str | bool) or wanted is None):
         raise AutoperfError(f"{text!r} asks for an order, but {words!r} is no number")
     return Condition(name, sign, wanted)
@@ -100,8 +102,8 @@ def known(name: str) -> str:
 
 
 def _value(words: str) -> Value:
-    if words in ("true", "false"):
-        return words == "true"
+    if words.lower() in ("true", "false"):
+        return words.lower() == "true"
     try:
         return int(words)
     except ValueError:

@@ -240,6 +240,7 @@ def test_results_fit_a_narrow_screen(width: int, state: Path, ctl: Ctl, monkeypa
         (("--where", "use_relyable=true"), "there is no column 'use_relyable'\n  Did you mean use_reliable?"),
         (("--by", "a"), "there is no column 'a'\n  There are test_name, state, "),
         (("--where", "x"), "'x' is no condition\n  One looks like "),
+        (("--where", "state=fail"), "no test is ever 'fail'\n  A state is one of ok, no-summary, failed, "),
         (("--where", "use_reliable<true"), "asks for an order, but 'true' is no number"),
     ],
 )

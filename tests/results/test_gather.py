@@ -141,6 +141,7 @@ def test_figures_of_subscribers_have_their_spread_and_groups_their_means(bench: 
         ("datalen_bytes<=200", [100, 200]),
         ("datalen_bytes>1e2", [200, 300]),
         ("use_reliable=true", [100, 200, 300]),
+        ("use_reliable=True", [100, 200, 300]),
         ("use_reliable=1", []),
         ("state=failed", [200]),
         ("latency_mean_us>=100", [100]),
