@@ -85,10 +85,11 @@ def _when(attempts: Sequence[Attempt]) -> str:
     if not attempts:
         return ""
     ends = [attempt.ended or attempt.started for attempt in attempts]
-    return f" from {_day(min(attempt.started for attempt in attempts))} to {_day(max(ends))}"
+    return f" from {day(min(attempt.started for attempt in attempts))} to {day(max(ends))}"
 
 
-def _day(wall: float) -> str:
+def day(wall: float) -> str:
+    """A time of the controller for a person."""
     return f"{datetime.fromtimestamp(wall, UTC):%Y-%m-%d %H:%M} UTC"
 
 

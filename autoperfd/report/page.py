@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -36,7 +35,7 @@ def render(gathered: Gathered, wall: float) -> Iterator[str]:
     yield from environment.get_template("report.html.j2").generate(
         mark=MARK,
         version=autoperfd.__version__,
-        made=f"{datetime.fromtimestamp(wall, UTC):%Y-%m-%d %H:%M} UTC",
+        made=facts.day(wall),
         gathered=gathered,
         sentences=facts.sentences(gathered),
         completeness=facts.completeness(gathered),

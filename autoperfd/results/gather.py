@@ -34,6 +34,10 @@ before resuming_test_name. open: begun, and to be tried on. missing: not begun."
 
 Figure = float | int | str
 
+# Not all columns: what was planned and the evidence are most of a memory, and nothing here asks for them.
+_OWN = "test, number, started, ended, status, blame, machine, code, reason, archive"
+_ATTEMPTS = "FROM attempts WHERE experiment = ? ORDER BY id"
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -145,7 +149,7 @@ def _begun(db: sqlite3.Connection, experiment: int) -> dict[str, Test]:
     verdicts = dict(db.execute("SELECT name, status FROM tests WHERE experiment = ?", (experiment,)).fetchall())
     again = {row["test"] for row in db.execute("SELECT test FROM requeued WHERE experiment = ?", (experiment,))}
     found: dict[str, Test] = {}
-    for row in db.execute("SELECT * FROM attempts WHERE experiment = ? ORDER BY id", (experiment,)):
+    for row in db.execute(f"SELECT {_OWN}, settings, figures {_ATTEMPTS}", (experiment,)):
         before = found.get(row["test"])
         tries = (before.attempts if before else 0) + (row["status"] != "skipped")
         kept = row["status"] in KEPT
@@ -175,14 +179,14 @@ def _figures(text: str) -> dict[str, Figure]:
 
 
 def _attempts(db: sqlite3.Connection, experiment: int) -> Iterator[Attempt]:
-    for row in db.execute("SELECT * FROM attempts WHERE experiment = ? ORDER BY id", (experiment,)):
+    for row in db.execute(f"SELECT {_OWN} {_ATTEMPTS}", (experiment,)):
         if row["status"] != "skipped":  # that row tells of no attempt
             yield _attempt(row)
 
 
 def _facts(db: sqlite3.Connection, experiment: int) -> Iterator[dict[str, dict[str, str]]]:
     latest: dict[str, dict[str, str]] = {}
-    for (text,) in db.execute("SELECT facts FROM attempts WHERE experiment = ? ORDER BY id", (experiment,)):
+    for (text,) in db.execute(f"SELECT facts {_ATTEMPTS}", (experiment,)):
         told = {
             str(machine): {str(key): str(value) for key, value in facts.items() if key not in CHANGING}
             for machine, facts in json.loads(text).items()

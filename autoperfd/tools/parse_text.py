@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from autoperfd.tools import datafile
 from autoperfd.tools.datafile import CPU, DataFile
 
 HEADER = re.compile(rb"\*{10} New data length is (\d{1,10})")
@@ -28,19 +29,6 @@ PACKETS_SUMMARY = re.compile(
 )  # fmt: skip
 OURS = (b"One way Latency:", b"One-Way Latency:", b"Length:", b"Packets:")
 
-LATENCY_NAMES = ("latency", "ave", "std", "min", "max")
-SUMMARY_NAMES = ("ave", "std", "min", "max", "50%", "90%", "99%", "99.99%", "99.9999%")
-PACKETS_NAMES = (
-    "total samples",
-    "samples/s",
-    "ave samples/s",
-    "mbps",
-    "ave mbps",
-    "lost samples",
-    "lost samples (%)",
-)
-PACKETS_SUMMARY_NAMES = ("length", "total samples", "ave samples/s", "ave mbps", "lost samples", "lost samples (%)")
-
 
 def looks_like_text(start: bytes) -> bool:
     """Whether a file that begins so is of this format."""
@@ -56,15 +44,15 @@ def read_text_line(data: DataFile, number: int, line: bytes) -> bool:
     elif match := LATENCY_ROW.fullmatch(line):
         data.rows += 1
         data.kinds.add("latency")
-        data.last = {"length": _length(data), **_times(LATENCY_NAMES, match.groups())}
+        data.last = {"length": _length(data), **_times(datafile.LATENCY[1:], match.groups())}
     elif match := PACKETS_ROW.fullmatch(line):
         _packets(data, number, match)
     elif match := LATENCY_SUMMARY.fullmatch(line):
         data.kinds.add("latency")
-        data.sum_up({"length": float(match[1]), **_times(SUMMARY_NAMES, match.groups()[1:])})
+        data.sum_up({"length": float(match[1]), **_times(datafile.LATENCY_SUMMARY[1:], match.groups()[1:])})
     elif match := PACKETS_SUMMARY.fullmatch(line):
         data.kinds.add("throughput")
-        data.sum_up(_values(PACKETS_SUMMARY_NAMES, match.groups()))
+        data.sum_up(_values(datafile.THROUGHPUT_SUMMARY, match.groups()))
     elif line.startswith(OURS):
         data.note(number, "BAD_DATA", line)
     else:
@@ -73,7 +61,7 @@ def read_text_line(data: DataFile, number: int, line: bytes) -> bool:
 
 
 def _packets(data: DataFile, number: int, match: re.Match[bytes]) -> None:
-    row = {"length": _length(data), **_values(PACKETS_NAMES, match.groups())}
+    row = {"length": _length(data), **_values(datafile.THROUGHPUT[1:], match.groups())}
     if data.last is not None and row["total samples"] < data.last.get("total samples", 0):
         data.note(number, "BAD_DATA", match[0])
         return
