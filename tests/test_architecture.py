@@ -57,6 +57,7 @@ ALSO = {("ctl", "daemon.views"), ("ctl", "daemon.story"), ("ctl", "daemon.archiv
 CONSTANTS = {
     "core.ess.ESS_COLUMNS",
     "core.plan.END_STATUSES",
+    "core.survey.PASSING",
     "daemon.store.MIGRATIONS",
     "daemon.store.SCHEMA_VERSION",
     "tools.judging.FIGURES",

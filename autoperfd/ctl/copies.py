@@ -102,7 +102,7 @@ def _from_folder(state: Path, target: Path, down: DaemonDown) -> None:
             f"{down.message}, and you cannot read the memory in {state}: {error.strerror}",
             hint=f"Run it as root. {START}",
         ) from error
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(target)) as db:
+    with contextlib.suppress(sqlite3.Error, UnicodeDecodeError), contextlib.closing(sqlite3.connect(target)) as db:
         db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()  # what cannot be read is told by who reads it
 
 

@@ -11,9 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 from autoperfd.core.config import recalled
+from autoperfd.core.survey import differences
 from autoperfd.ctl import copies, terminal
 from autoperfd.daemon import story
 from autoperfd.errors import AutoperfError, DaemonDown
+from autoperfd.results.gather import surveys
 from autoperfd.tools import TOOLS
 
 
@@ -86,4 +88,5 @@ def _told(db: sqlite3.Connection, row: sqlite3.Row, test: str, index: int, retri
             None,
         ),
         hold=hold["value"] if hold else "",
+        changes=tuple(differences(surveys(db, row["id"]))),
     )

@@ -112,6 +112,7 @@ def why(engine: Engine, entry: Entry, test: str, index: int) -> story.Story:
         index=index,
         queued=queued,
         hold=engine.hold,
+        changes=tuple(entry.changes),
     )
 
 
@@ -144,6 +145,7 @@ def experiment(engine: Engine, entry: Entry) -> views.ExperimentView:
         failures_in_a_row=life.failures_in_a_row,
         failures_allowed=life.experiment.policy.halt_after_consecutive_failures,
         machines=tuple(_machine(entry, machine) for machine in life.experiment.machines),
+        changes=tuple(f"{each.sentence()}, seen {views.clock(each.wall)}" for each in reversed(entry.changes)),
     )
 
 

@@ -24,6 +24,7 @@ from autoperfd.core.names import KEYS
 from autoperfd.core.plan import Machine, Tool
 from autoperfd.core.policy import KEPT
 from autoperfd.core.settings import DaemonSettings
+from autoperfd.core.survey import Difference, differences
 from autoperfd.core.text import coded
 from autoperfd.daemon import files, notify, store
 from autoperfd.daemon.control import Question
@@ -49,6 +50,7 @@ from autoperfd.tools.judging import FIGURES
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECS = 5.0
+MOST_SURVEYS = 200  # of an experiment that are looked through for what changed on its machines
 ASLEEP_SECS = 5.0  # a controller that slept this long looks at everything anew
 
 
@@ -122,6 +124,7 @@ class Entry:
     trouble: dict[str, str] = field(default_factory=dict)
     spans: deque[float] = field(default_factory=lambda: deque(maxlen=10))  # seconds from verdict to verdict, lately
     decided_at: float = 0.0  # monotonic
+    changes: list[Difference] = field(default_factory=list)  # of its machines while it runs, oldest first
 
 
 class Engine:
@@ -186,7 +189,9 @@ class Engine:
             if open_attempt is not None:
                 life.plan = store.plan_of(open_attempt)
                 life.facts = json.loads(open_attempt.facts)
-            self.entries[row.id] = Entry(row, life, self._exports(row, life, loaded.exports.get(row.id, "")))
+            entry = Entry(row, life, self._exports(row, life, loaded.exports.get(row.id, "")))
+            entry.changes = self._changes(entry)
+            self.entries[row.id] = entry
 
     def restart(self, *, crashed: bool) -> None:
         """Let every experiment live on; a restart is an event like any other."""
@@ -262,6 +267,8 @@ class Engine:
         self._commit(entry, event, step, test or life.test, extra)
         if any(isinstance(c, m.AttemptOpened | m.AttemptClosed | m.TestDecided) for c in step.changes):
             self._export(entry)
+        if any(isinstance(change, m.AttemptOpened) for change in step.changes):
+            entry.changes = self._changes(entry)
         self._note_span(entry, event, step)
         if step.replaces_work:
             self.workers.cancel(life.id)
@@ -273,6 +280,9 @@ class Engine:
         if step.reschedule:
             self.schedule()
         return step
+
+    def _changes(self, entry: Entry) -> list[Difference]:
+        return list(differences(self.store.surveys(entry.row.id, MOST_SURVEYS)))
 
     @staticmethod
     def _note_span(entry: Entry, event: m.Event, step: Step) -> None:

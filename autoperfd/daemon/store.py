@@ -24,6 +24,7 @@ from typing import Any
 import autoperfd
 from autoperfd.core import messages as m
 from autoperfd.core.plan import Plan
+from autoperfd.core.survey import Survey, lasting
 from autoperfd.daemon import files, place
 from autoperfd.errors import AlreadyRunning, NewerMemory, StoreError
 
@@ -74,10 +75,18 @@ MIGRATIONS: tuple[str, ...] = (
         experiment INTEGER NOT NULL, test TEXT NOT NULL, sum TEXT NOT NULL,
         PRIMARY KEY(experiment, test)) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE surveys(
+        experiment INTEGER NOT NULL, machine TEXT NOT NULL, attempt INTEGER NOT NULL, facts TEXT NOT NULL,
+        sum TEXT NOT NULL, PRIMARY KEY(experiment, machine, attempt)) WITHOUT ROWID;
+    """,
 )
 """Migration k brings a file from user_version k to k + 1; released ones are never edited."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
+
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a memory raises: SQLite's message quotes what it found, which may be no text."""
 
 
 def row_sum(*values: Any) -> str:
@@ -130,7 +139,7 @@ class AttemptRow:
     figures: str  # JSON
     evidence: str  # JSON
     plan: str  # JSON while it runs, then "" (the archive holds it)
-    facts: str  # JSON: what validation learned of the machines
+    facts: str  # JSON while it runs: what validation learned of the machines; then "{}", see Store.surveys
     closed: int | None = None  # the how-manieth attempt of its experiment to end; None while it runs
 
 
@@ -351,6 +360,18 @@ class Store:
         rows = self._rows(f"SELECT {columns}, sum FROM history WHERE {where} ORDER BY id", values)
         return [SaveHistory(*row) for row in rows]
 
+    def surveys(self, experiment: int, limit: int) -> list[Survey]:
+        """The latest surveys of the machines of an experiment, in their order: one more each time one has changed."""
+        sql = "SELECT experiment, machine, attempt, facts, sum FROM surveys WHERE experiment = ?"
+        rows = list(self._rows(f"{sql} ORDER BY attempt DESC, machine DESC LIMIT ?", (experiment, limit)))
+        opened = "SELECT started FROM attempts WHERE id = ?"
+        walls = {row[2]: self._db.execute(opened, (row[2],)).fetchone() for row in rows}
+        return [
+            Survey(machine, attempt, walls[attempt][0], facts)
+            for _, machine, attempt, facts in reversed(rows)
+            if walls[attempt] is not None  # `verify` tells of one that belongs to no attempt
+        ]
+
     # ------------------------------------------------------------ commit
 
     def commit(self, writes: Sequence[Write]) -> None:
@@ -384,7 +405,7 @@ class Store:
                 target.execute("PRAGMA synchronous=OFF")
                 target.execute("PRAGMA journal_mode=OFF")
                 self._db.backup(target)
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise StoreError(f"the memory cannot be copied to {path}: {error}", hint="look at the disk") from error
 
     def close(self) -> None:
@@ -418,6 +439,7 @@ class Store:
         match change:
             case m.AttemptOpened():
                 self._save_attempt(opened_row(experiment, change), new=True)
+                self._save_surveys(experiment, change)
             case m.AttemptClosed():
                 old = self.attempt(experiment, change.test, change.number)
                 self._save_attempt(closed_row(experiment, change, old, self.closed(experiment) + 1), new=old is None)
@@ -443,6 +465,17 @@ class Store:
             case m.Notice():
                 pass  # the engine turns notices into outbox rows
 
+    def _save_surveys(self, experiment: int, change: m.AttemptOpened) -> None:
+        where = "experiment = ? AND test = ? AND number = ?"
+        (attempt,) = self._db.execute(
+            f"SELECT id FROM attempts WHERE {where}", (experiment, change.test, change.number)
+        ).fetchone()
+        latest = "SELECT facts FROM surveys WHERE experiment = ? AND machine = ? ORDER BY attempt DESC LIMIT 1"
+        for machine, facts in change.facts.items():
+            known = self._db.execute(latest, (experiment, machine)).fetchone()
+            if known is None or known[0] != lasting(facts):
+                self._replace("surveys", (experiment, machine, attempt, lasting(facts)))
+
     def _save_attempt(self, row: AttemptRow, *, new: bool) -> None:
         values = tuple(getattr(row, name) for name in ATTEMPT_COLUMNS[1:])
         if new:
@@ -466,7 +499,7 @@ class Store:
             for row in self._db.execute(_ATTEMPT_SELECT + where, values):
                 self._check("attempts", row[1:-1], row[-1])
                 yield AttemptRow(**dict(zip(ATTEMPT_COLUMNS, row[:-1], strict=True)))
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise StoreError(f"the memory cannot be read: {error}", hint=_READ_HINT) from error
 
     def _tests(self, where: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
@@ -478,7 +511,7 @@ class Store:
             for row in self._db.execute(sql, values):
                 self._check(sql.split(" FROM ")[1].split(" ")[0], row[:-1], row[-1])
                 yield row[:-1]
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise StoreError(f"the memory cannot be read: {error}", hint=_READ_HINT) from error
 
     @staticmethod
@@ -578,7 +611,7 @@ def open_store(path: Path) -> Store:
         except BaseException:
             db.close()
             raise
-    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # SQLite's message quotes what it found
+    except (*UNREADABLE, OSError) as error:
         raise StoreError(f"the memory {path} cannot be opened: {error}", hint=_READ_HINT) from error
     return Store(db)
 
@@ -629,7 +662,7 @@ def _writer(db: sqlite3.Connection) -> str:
     """Which autoperfd wrote a memory, as far as it can be told of a schema that is not known."""
     try:
         found = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
-    except sqlite3.Error:
+    except UNREADABLE:
         found = None
     return f"autoperfd {found[0]}" if found else "a newer autoperfd"
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoperfd.core.policy import BLAMELESS_BUDGET, KEPT, todo
+from autoperfd.core.survey import Difference
 from autoperfd.core.text import coded
 from autoperfd.daemon.proof import details
 from autoperfd.daemon.views import WIDTH, count, duration, escaped, iso
@@ -36,8 +37,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One attempt. `evidence`: JSON; `started` and `ended` are those of its ESS row."""
+    """One attempt. `id`: in the memory; `evidence`: JSON; `started` and `ended` are those of its ESS row."""
 
+    id: int
     number: int
     started: float
     ended: float | None
@@ -74,6 +76,7 @@ class Story:
     index: int  # its place in the sweep
     queued: Queued | None = None
     hold: str = ""
+    changes: tuple[Difference, ...] = ()  # of the experiment's machines, oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,8 @@ def to_data(story: Story) -> dict[str, Any]:
     attempts = []
     for one in story.tries:
         fields = asdict(one)
+        del fields["id"]  # means nothing outside the memory
+        fields["machines_changed"] = [each.sentence() for each in _changed(story, one)]
         fields["evidence"] = _parsed(one.evidence)
         fields["started"], fields["ended"] = iso(one.started), None if one.ended is None else iso(one.ended)
         attempts.append(fields)
@@ -243,11 +248,17 @@ def _moments(story: Story) -> Iterator[Moment]:
             left.remove(ends)
             yield _end(ends, line)
         elif begins is not None:
-            yield Moment(
-                line.wall, line.event, f"all machines are fit: attempt {begins.number} begins", (), begins.number
-            )
+            text = f"all machines are fit: attempt {begins.number} begins"
+            changed = tuple(each.sentence() for each in _changed(story, begins))
+            yield Moment(line.wall, line.event, text, changed, begins.number)
         elif line.note or line.event not in _OWN_WORDS:
             yield Moment(line.wall, line.event, _step(line))
+
+
+def _changed(story: Story, one: Try) -> Iterator[Difference]:
+    """What was another before the test's attempt before, or, for its first, just before this one."""
+    earlier = max((other.id for other in story.tries if other.id < one.id), default=one.id - 1)
+    return (each for each in story.changes if earlier < each.attempt <= one.id)
 
 
 _BEGINNINGS = ("accepted", "scheduled", "validated", "rebooted", "started", "resume", "answered", "room", "swept")

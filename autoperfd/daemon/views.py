@@ -24,6 +24,7 @@ _MOST_DETAILED = 3  # experiments shown with all their lines
 _MOST_BRIEF = 4  # further ones, a line each
 _MOST_FAILURES = 3
 _MOST_MACHINES = 6  # well machines named one by one
+_MOST_CHANGES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class ExperimentView:
     failures_in_a_row: int = 0
     failures_allowed: int = 0
     machines: tuple[MachineView, ...] = ()
+    changes: tuple[str, ...] = ()  # what was not the same on its machines in all attempts, newest first, as sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +323,7 @@ def read_snapshot(data: bytes) -> tuple[StatusView, float]:
 def _read_experiment(raw: Mapping[str, Any]) -> ExperimentView:
     values = dict(raw)
     values["machines"] = tuple(_read(MachineView, machine) for machine in values.get("machines", ()))
+    values["changes"] = tuple(values.get("changes", ()))
     if values.get("current") is not None:
         values["current"] = _read(CurrentView, values["current"])
     return _read(ExperimentView, values)
@@ -400,6 +403,10 @@ def _experiment(e: ExperimentView, now: float) -> list[str]:
         lines.append(f"  in a row  {count(e.failures_in_a_row, 'test')} given up{limit}")
     if e.machines:
         lines += _machines(e.machines, now)
+    for number, sentence in enumerate(e.changes[:_MOST_CHANGES]):
+        lines += _wrapped(f"  {'' if number else 'changed':<10}{sentence}", " " * 12)
+    if len(e.changes) > _MOST_CHANGES:
+        lines.append(f"            and {len(e.changes) - _MOST_CHANGES} more: autoperfctl report {e.name}")
     return lines
 
 

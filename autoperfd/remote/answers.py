@@ -17,8 +17,10 @@ STATES = ("absent", "starting", "parked", "never", "running", "lost", "done")
 STARTED = ("running", "lost", "done")  # states in which the participants have been released
 ENDED_BY: dict[str, EndedBy] = {"deadline": "deadline", "grace": "grace", "sweep": "sweep"}
 PROBE_LIMIT = 1 << 16
+MOST_FACTS = 200  # of one survey
 MOST_NAMED = 20  # people and processes that are told of one look at a machine
 _BOOT_ID = re.compile(r"[0-9A-Za-z-]{4,64}", re.ASCII)
+_FACT = re.compile(r"[a-z][A-Za-z0-9_.:@-]{0,63}", re.ASCII)
 _NUMBER = re.compile(r"\d{1,12}(\.\d{1,9})?", re.ASCII)
 _COUNT = re.compile(r"\d{1,15}", re.ASCII)
 _DEGREES = re.compile(r"-?\d{1,7}", re.ASCII)
@@ -197,6 +199,16 @@ def probed(text: str) -> Probed:
     if not last.startswith("exit "):
         raise ShellBroken("nonsense", last[:200])
     return Probed(lines, safe_lines(output, PROBE_LIMIT), _matched(_COUNT, last[5:], int))
+
+
+def surveyed(probed: Probed) -> dict[str, str]:
+    """fact -> value of a survey, in the machine's words made safe; {} where none was asked for."""
+    facts: dict[str, str] = {}
+    for line in probed.lines.get("fact", [])[:MOST_FACTS]:
+        key, _, value = line.partition(" ")
+        if _FACT.fullmatch(key) and value.strip():
+            facts.setdefault(key, safe(value.strip("\"' \t"), 600))
+    return facts
 
 
 def manifest(text: str, asked: set[str], limit: int) -> list[Offered]:

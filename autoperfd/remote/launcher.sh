@@ -370,9 +370,167 @@ hear() { # ADDRESS...: pings each once, all at the same time; an answer a line: 
   wait
 }
 
-probe() { # INSTALLATION UID_OPEN START(0|1) REBOOT(0|1) SECS NENV executable name=value... argument...
-  installation=$1 open=$2 start=$3 reboots=$4 secs=$5 nenv=$6 executable=$7
+stamp() { # PATH: what differs as soon as another file stands there or something was written into it
+  found=$(ls -Lldic --full-time "$1" 2>/dev/null </dev/null || ls -Lldic "$1" 2>/dev/null </dev/null)
+  set -- $found
+  printf 'stamp %s-%s-%s-%s-%s\n' "${1-}" "${6-}" "${7-}" "${8-}" "${9-}"
+}
+
+fact() { [ -z "$2" ] || printf 'fact %s %s\n' "$1" "$2"; }
+
+fact_in() { # FACT FILE: the file's first line, where there is one
+  said=
+  { read -r said <"$2"; } 2>/dev/null
+  fact "$1" "$said"
+}
+
+chosen() { # FACT FILE: of the words in a file the one in brackets
+  said=
+  { read -r said <"$2"; } 2>/dev/null || return 0
+  said=${said#*"["}
+  fact "$1" "${said%%"]"*}"
+}
+
+survey() { # prints what a test's figures may depend on and the machine's account can read, "fact NAME VALUE" a line
+  sys=${AUTOPERF_SYSTEM-}/sys proc=${AUTOPERF_SYSTEM-}/proc etc=${AUTOPERF_SYSTEM-}/etc run=${AUTOPERF_SYSTEM-}/run
+  set -- $(uname -nrm)
+  fact hostname "${1-}"
+  fact kernel "${2-}"
+  fact arch "${3-}"
+  if [ -r "$etc/os-release" ]; then
+    while read -r line; do
+      case $line in PRETTY_NAME=*) fact os "${line#PRETTY_NAME=}" ;; esac
+    done <"$etc/os-release"
+  fi
+  survey_cpu
+  set --
+  for name in core/rmem_default core/rmem_max core/wmem_default core/wmem_max core/netdev_max_backlog core/busy_poll \
+    core/busy_read ipv4/udp_rmem_min ipv4/udp_wmem_min ipv4/ipfrag_high_thresh ipv4/ipfrag_time; do
+    set -- "$@" "$proc/sys/net/$name"
+  done
+  # By a program: a shell may read byte by byte, and then the kernel gives the first byte of these files only.
+  grep -sH '' "$@" | while IFS=: read -r path said; do
+    name=${path#"$proc/sys/"}
+    name=${name#net/}
+    fact "net.${name%/*}.${name#*/}" "$said"
+  done
+  fact_in clocksource "$sys/devices/system/clocksource/clocksource0/current_clocksource"
+  survey_clock
+  survey_nics
+}
+
+survey_cpu() { # model, frequency, memory and the boot parameters that have to do with them
+  fact cpus "$(getconf _NPROCESSORS_ONLN 2>/dev/null || nproc 2>/dev/null)"
+  if [ -r "$sys/firmware/devicetree/base/model" ]; then
+    fact board "$(tr -d '\0' <"$sys/firmware/devicetree/base/model" 2>/dev/null | head -c 200)"
+  else
+    fact_in board "$sys/class/dmi/id/product_name"
+  fi
+  model= implementer= part= microcode=
+  while IFS=: read -r key line; do
+    case $key in
+      "model name"*) model=${line# } ;;
+      microcode*) microcode=${line# } ;;
+      "CPU implementer"*) implementer=${line# } ;;
+      "CPU part"*) part=${line# } ;;
+      "") break ;; # the first processor speaks for all
+    esac
+  done <"$proc/cpuinfo"
+  fact cpu "${model:-${part:+implementer $implementer part $part}}"
+  fact microcode "$microcode"
+  governors=
+  set +f
+  for path in "$sys"/devices/system/cpu/cpufreq/policy*/scaling_governor; do
+    { read -r line <"$path"; } 2>/dev/null || continue
+    case " $governors " in *" $line "*) ;; *) governors="${governors:+$governors }$line" ;; esac
+  done
+  set -f
+  fact governor "$governors"
+  fact_in cpu_driver "$sys/devices/system/cpu/cpufreq/policy0/scaling_driver"
+  fact_in cpu_max_khz "$sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq"
+  fact_in turbo "$sys/devices/system/cpu/cpufreq/boost"
+  fact_in no_turbo "$sys/devices/system/cpu/intel_pstate/no_turbo"
+  fact_in smt "$sys/devices/system/cpu/smt/active"
+  chosen transparent_hugepage "$sys/kernel/mm/transparent_hugepage/enabled"
+  { read -r key kb rest <"$proc/meminfo"; } 2>/dev/null && fact memory_kb "$kb"
+  line= given=
+  { read -r line <"$proc/cmdline"; } 2>/dev/null
+  for word in $line; do
+    case $word in
+      isolcpus=* | nohz_full=* | rcu_nocbs=* | irqaffinity=* | mitigations=* | nosmt* | idle=* | preempt=* | threadirqs | \
+        *.max_cstate=* | cpufreq.* | cpuidle.* | intel_pstate=* | amd_pstate=* | maxcpus=* | nr_cpus=*)
+        given="${given:+$given }$word" ;;
+    esac
+  done
+  fact boot_parameters "$given"
+}
+
+survey_clock() { # what keeps the clock right, and how far off it says it is
+  if [ -e "$run/chrony/chronyd.pid" ] && command -v chronyc >/dev/null; then
+    IFS=,
+    set -- $(timeout 2 chronyc -n -c tracking 2>/dev/null </dev/null)
+    IFS=$blanks
+    fact clock_sync "${2:+chrony, stratum ${3-}}"
+    fact clock_offset "${5-}"
+  elif [ -e "$run/systemd/timesync/synchronized" ]; then
+    fact clock_sync systemd-timesyncd
+  fi
+}
+
+survey_nics() { # the network interfaces that are up: where there are devices, those, else whatever stands for them
+  ethtool=
+  for at in ethtool /usr/sbin/ethtool /sbin/ethtool; do
+    command -v "$at" >/dev/null && ethtool=$at && break
+  done
+  devices=
+  set +f
+  set -- "$sys"/class/net/*
+  set -f
+  for path in "$@"; do [ -e "$path/device" ] && devices=1; done
+  for path in "$@"; do
+    nic=${path##*/} said=
+    [ "$nic" = lo ] && continue
+    [ -z "$devices" ] || [ -e "$path/device" ] || continue
+    { read -r said <"$path/operstate"; } 2>/dev/null
+    case $said in up | unknown) ;; *) continue ;; esac
+    said=$(readlink "$path/device/driver" 2>/dev/null) && fact "nic.$nic.driver" "${said##*/}"
+    said=
+    { read -r said <"$path/speed"; } 2>/dev/null
+    case $said in -*) ;; *) fact "nic.$nic.mbps" "$said" ;; esac
+    fact_in "nic.$nic.duplex" "$path/duplex"
+    fact_in "nic.$nic.mtu" "$path/mtu"
+    [ -z "$ethtool" ] || survey_ethtool
+  done
+}
+
+survey_ethtool() { # what $ethtool tells of $nic
+  tab='	' offloads= coalescing=
+  IFS=$newline
+  set -- $("$ethtool" -k "$nic" 2>/dev/null </dev/null)
+  for line in "$@"; do
+    case $line in
+      "$tab"*) ;; # part of the one above
+      *": on"*) offloads="${offloads:+$offloads }${line%%:*}" ;;
+    esac
+  done
+  set -- $("$ethtool" -c "$nic" 2>/dev/null </dev/null)
+  IFS=$blanks
+  for line in "$@"; do
+    case $line in
+      "Adaptive RX:"* | rx-usecs:* | rx-frames:* | tx-usecs:*)
+        case $line in *n/a*) ;; *) coalescing="${coalescing:+$coalescing, }$line" ;; esac ;;
+    esac
+  done
+  fact "nic.$nic.offloads" "$offloads"
+  fact "nic.$nic.coalescing" "$coalescing"
+}
+
+# INSTALLATION UID_OPEN START(0|1) SURVEY(0|1) REBOOT(0|1) SECS NENV executable name=value... argument...
+probe() {
+  installation=$1 open=$2 start=$3 survey=$4 reboots=$5 secs=$6 nenv=$7
   shift 7
+  executable=$1
+  shift
   case $executable in "~/"*) executable=$HOME/${executable#"~/"} ;; esac
   for need in cat date df env grep head ln ls mkdir mkfifo mv rm setsid sha256sum sleep timeout xargs; do
     command -v "$need" >/dev/null || printf 'needs %s\n' "$need"
@@ -400,6 +558,7 @@ probe() { # INSTALLATION UID_OPEN START(0|1) REBOOT(0|1) SECS NENV executable na
     printf 'executable refused\n'
   else
     printf 'executable there\n'
+    stamp "$executable"
   fi
   if [ "$reboots" = 1 ]; then
     if ! command -v sudo >/dev/null; then
@@ -410,18 +569,13 @@ probe() { # INSTALLATION UID_OPEN START(0|1) REBOOT(0|1) SECS NENV executable na
       printf 'reboot no %s\n' "$(printf '%s' "$out" | head -c 300 | head -n 1)"
     fi
   fi
+  [ "$survey" = 0 ] || survey
   [ "$start" = 1 ] || return 0
-  printf 'kernel %s\narch %s\nhostname %s\ncpus %s\n' \
-    "$(uname -r)" "$(uname -m)" "$(uname -n)" "$(getconf _NPROCESSORS_ONLN)"
-  if [ -r /etc/os-release ]; then
-    while read -r line; do
-      case $line in PRETTY_NAME=*) printf 'os %s\n' "${line#PRETTY_NAME=}" ;; esac
-    done </etc/os-release
-  fi
   if [ -n "${XDG_SESSION_ID-}" ] && [ "$(id -u)" != 0 ] && command -v loginctl >/dev/null; then
     printf 'logind %s\n' "$(loginctl show-session -p KillUserProcesses </dev/null | head -c 100)"
   fi
-  [ -x "$executable" ] || return 0
+  [ -f "$executable" ] && [ -x "$executable" ] || return 0
+  sum=$(sha256sum <"$executable") && fact executable_sha256 "${sum%% *}"
   # Standard output carries the program's text, so its exit status comes the other way round.
   at=0
   for value in "$@"; do

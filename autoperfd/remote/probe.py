@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autoperfd.core.guards import Guards, Watch, violations
 from autoperfd.core.plan import Machine
@@ -20,8 +20,10 @@ from autoperfd.remote.values import MachineReport, Timing
 
 PING_SECS = 1.0
 PAUSE_SECS = 0.3  # between two checks of a machine that does not answer
+SURVEY_SECS = 60.0  # a machine is described anew before an attempt when that was longer ago
 AUTH_PATIENCE_SECS = 10.0  # a booting machine may refuse logins for a while
 SYSCTL = "net.ipv4.ping_group_range = 0 2147483647"
+OF_EXECUTABLE = ("executable_sha256",)  # facts that only the full probe asks for
 LOADER = re.compile(
     r"error while loading shared libraries: [^\n]{0,200}|cannot execute[^\n]{0,100}|Exec format error"
     r"|GLIBC[^\n]{0,100}not found|[Ll]icen[sc]e[^\n]{0,200}(?:not found|expired|invalid)[^\n]{0,100}"
@@ -52,13 +54,18 @@ class Checks:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a machine's full probe found; holds until its next boot or another connection."""
+    """What a machine's full probe found; holds until its next boot, another connection or another executable.
+
+    `facts`: of the latest survey and that of the executable; `surveyed`: when it was taken, monotonic.
+    """
 
     connection: int
     boot_id: str
     asked: tuple[object, ...]
+    stamp: str
     output: str
     facts: Mapping[str, str]
+    surveyed: float
 
 
 def knock(machine: Machine, mode: str, checks: Checks) -> None:
@@ -143,20 +150,14 @@ def _probe(
     machine = line.machine
     line.connect()
     asked = (machine.exec_path, machine.environment, question.argv, question.wants_reboot)
-    current = known is not None and known.connection == line.link.connections and known.asked == asked
-    start = not current and not question.uid_open
-    environment = [f"{key}={value}" for key, value in machine.environment]
-    tokens: list[object] = [
-        question.installation,
-        question.uid_open or "-",
-        int(start),
-        int(start and question.wants_reboot),
-    ]
-    tokens += [int(timing.probe_secs), len(environment)]
-    secs = timing.answer_secs + (timing.probe_secs + 2 if start else 0)
-    text = line.ask("probe", tokens, [machine.exec_path, *environment, *question.argv], secs=secs)
+    if known is None or known.connection != line.link.connections or known.asked != asked:
+        known = None
+    probed = _ask(line, timing, question, known)
+    if known is not None and probed.first("stamp") != known.stamp and not question.uid_open:
+        known = None  # another executable stands there now
+        probed = _ask(line, timing, question, known)
+    start = known is None and not question.uid_open
     try:
-        probed = answers.probed(text)
         seen = answers.watch(probed.lines)
         boot = answers.boot_id(probed.first("boot") or "-")
     except ShellBroken as broken:
@@ -166,25 +167,43 @@ def _probe(
     _judge(machine, probed, question, started=start)
     if not question.uid_open:  # what disturbs an attempt that runs already is told when it has ended
         _guard(machine, seen, question.guards)
-    facts = _facts(probed, seen)
+    facts, now = answers.surveyed(probed), time.monotonic()
     if start:
-        known = Known(line.link.connections, boot, asked, probed.output, facts)
-    elif known is not None and known.boot_id == boot:
-        facts = {**known.facts, **facts}
-    else:
+        connection, stamp = line.link.connections, probed.first("stamp")
+        known = Known(connection, boot, asked, stamp, probed.output, facts, now)
+    elif known is not None and known.boot_id != boot:
         known = None
+    elif known is not None and facts:
+        facts = {**{key: known.facts[key] for key in OF_EXECUTABLE if key in known.facts}, **facts}
+        known = replace(known, facts=facts, surveyed=now)
     report = MachineReport(
         machine=machine.name,
         boot_id=boot,
         pings=checks.pings,
         ssh_checks=checks.ssh,
         probe_output=known.output if known else "",
-        facts=facts,
+        facts={**(known.facts if known else facts), **_passing(probed, seen)},
         leftovers=tuple(uid for uid in probed.lines.get("leftover", []) if re.fullmatch(r"[0-9a-f]{32}", uid)),
         host_key_fingerprint=line.link.fingerprint,
         warnings=(*dict.fromkeys(checks.warnings), *_disturbances(machine, seen)),
     )
     return report, known
+
+
+def _ask(line: Line, timing: Timing, question: Question, known: Known | None) -> answers.Probed:
+    """One probe: what is not known yet is asked for, unless an attempt runs there, which is not to be disturbed."""
+    machine = line.machine
+    start = known is None and not question.uid_open
+    old = known is not None and time.monotonic() - known.surveyed >= SURVEY_SECS and not question.uid_open
+    environment = [f"{key}={value}" for key, value in machine.environment]
+    tokens: list[object] = [question.installation, question.uid_open or "-", int(start), int(start or old)]
+    tokens += [int(start and question.wants_reboot), int(timing.probe_secs), len(environment)]
+    secs = timing.answer_secs + (timing.probe_secs + 2 if start else 0)
+    text = line.ask("probe", tokens, [machine.exec_path, *environment, *question.argv], secs=secs)
+    try:
+        return answers.probed(text)
+    except ShellBroken as broken:
+        raise line.away("BAD_ANSWER", f"it answers nonsense ({safe(broken.detail, 200)})") from broken
 
 
 def _judge(machine: Machine, probed: answers.Probed, question: Question, *, started: bool) -> None:
@@ -273,14 +292,9 @@ def _guard(machine: Machine, seen: Watch, guards: Guards) -> None:
         )
 
 
-def _facts(probed: answers.Probed, seen: Watch) -> dict[str, str]:
-    facts = {
-        key: probed.first(key)
-        for key in ("kernel", "arch", "hostname", "cpus", "free_kb", "clock", "load", "throttled")
-        if probed.first(key)
-    }
-    if "os" in probed.lines:
-        facts["os"] = probed.first("os").strip("\"'")
+def _passing(probed: answers.Probed, seen: Watch) -> dict[str, str]:
+    """Facts that every probe tells, for they are never the same twice."""
+    facts = {key: probed.first(key) for key in ("free_kb", "clock", "load", "throttled") if probed.first(key)}
     if seen.celsius is not None:
         facts["temperature"] = f"{seen.celsius:.1f}"
     if re.fullmatch(r"\d{1,12}\.\d{1,9}", facts.get("clock", "")):

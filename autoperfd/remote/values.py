@@ -44,8 +44,8 @@ class MachineReport:
     ssh_checks: int  # how many SSH logins were tried until one worked, that one included
     probe_output: str = ""  # standard output and error of the executable's probe start, <= 64 KiB
     facts: Mapping[str, str] = field(default_factory=dict)
-    # keys of facts (absent when the machine does not tell): kernel, arch, os, hostname, free_kb, clock,
-    # clock_skew, load, temperature, throttled, cpus
+    # absent when the machine does not tell: those of the launcher's `survey` (docs/RESULTS.md lists them), which is
+    # a minute old at most, and free_kb, clock, clock_skew, load, temperature and throttled, which are of this moment
     leftovers: tuple[str, ...] = ()  # uids of attempts of this installation found there, without the open one
     host_key_fingerprint: str = ""  # "SHA256:…"
     warnings: tuple[str, ...] = ()  # sentences for a person, e.g. ping by TCP, foreign benchmark processes

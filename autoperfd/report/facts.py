@@ -5,6 +5,7 @@ Pure: from what was gathered to values; nothing here knows HTML or plots. One th
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from autoperfd.core.plan import Setting
+from autoperfd.core.survey import differences
 from autoperfd.results.gather import STATES, Attempt, Gathered, State, Test
 
 MOST_LISTED = 200  # tests that are listed with the reason
@@ -134,19 +136,24 @@ def unproven(gathered: Gathered) -> list[Test]:
 
 
 def machines(gathered: Gathered) -> list[MachineFacts]:
-    """What is known of each machine."""
-    found = []
-    for machine in gathered.experiment.machines:
-        latest: dict[str, str] = {}
-        changes: dict[str, list[str]] = {}
-        for each in gathered.facts:
-            for key, value in each.get(machine.name, {}).items():
-                if latest.get(key, value) != value:
-                    changes.setdefault(key, [latest[key]]).append(value)
-                latest[key] = value
-        told = tuple(f"{key} changed: {' → '.join(dict.fromkeys(values))}" for key, values in changes.items())
-        found.append(MachineFacts(machine.name, machine.allocation, latest, told))
-    return found
+    """What is known of each machine, as it was found last."""
+    latest = {survey.machine: json.loads(survey.facts) for survey in gathered.surveys}
+    changes: dict[tuple[str, str], list[str]] = {}
+    for each in differences(gathered.surveys):
+        changes.setdefault((each.machine, each.fact), [each.before]).append(each.after)
+    return [
+        MachineFacts(
+            machine.name,
+            machine.allocation,
+            latest.get(machine.name, {}),
+            tuple(
+                f"{fact} changed: {' → '.join(dict.fromkeys(values))}"
+                for (name, fact), values in changes.items()
+                if name == machine.name
+            ),
+        )
+        for machine in gathered.experiment.machines
+    ]
 
 
 # ---------------------------------------------------------------- what to be careful about

@@ -46,6 +46,7 @@ def render(gathered: Gathered, wall: float) -> Iterator[str]:
         unproven=facts.unproven(gathered),
         varied=facts.varied(gathered.tests),
         machines=known,
+        known_facts=sorted({fact for machine in known for fact in machine.facts}),
         effects=plots.effects(gathered.tests),
         time_line=plots.time_line(gathered),
     )

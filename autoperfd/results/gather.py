@@ -17,15 +17,13 @@ from autoperfd.core.ess import spread
 from autoperfd.core.names import parse_name
 from autoperfd.core.plan import Setting
 from autoperfd.core.policy import KEPT
+from autoperfd.core.survey import Survey
 from autoperfd.core.sweep import Sweep
 from autoperfd.errors import AutoperfError
 from autoperfd.tools import TOOLS
 from autoperfd.tools.judging import FIGURES
 
 MOST_TESTS = 100_000  # planned tests that are listed one by one
-
-CHANGING = frozenset({"boot_id", "clock", "clock_skew", "temperature", "load", "free_kb", "throttled"})
-"""Facts about a machine that are never the same twice."""
 
 State = Literal["ok", "no-summary", "failed", "skipped", "open", "missing"]
 STATES: tuple[State, ...] = ("ok", "no-summary", "failed", "skipped", "open", "missing")
@@ -81,7 +79,7 @@ class Gathered:
     whole: bool
     tests: tuple[Test, ...]
     attempts: tuple[Attempt, ...]  # in the order in which they began
-    facts: tuple[Mapping[str, Mapping[str, str]], ...]  # machine -> what was known of it, each time that had changed
+    surveys: tuple[Survey, ...]  # of its machines, each time one had changed
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -130,7 +128,7 @@ def _gathered(db: sqlite3.Connection, row: sqlite3.Row) -> Gathered:
         whole=whole,
         tests=tuple(_planned(experiment, sweep, begun) if whole else begun.values()),
         attempts=tuple(_attempts(db, row["id"])),
-        facts=tuple(_facts(db, row["id"])),
+        surveys=tuple(surveys(db, row["id"])),
     )
 
 
@@ -184,16 +182,11 @@ def _attempts(db: sqlite3.Connection, experiment: int) -> Iterator[Attempt]:
             yield _attempt(row)
 
 
-def _facts(db: sqlite3.Connection, experiment: int) -> Iterator[dict[str, dict[str, str]]]:
-    latest: dict[str, dict[str, str]] = {}
-    for (text,) in db.execute(f"SELECT facts {_ATTEMPTS}", (experiment,)):
-        told = {
-            str(machine): {str(key): str(value) for key, value in facts.items() if key not in CHANGING}
-            for machine, facts in json.loads(text).items()
-        }
-        if told and {**latest, **told} != latest:
-            latest = {**latest, **told}
-            yield latest
+def surveys(db: sqlite3.Connection, experiment: int) -> Iterator[Survey]:
+    """What was found of the machines of the experiment of that number, oldest first. Raises sqlite3.Error."""
+    sql = "SELECT s.machine, s.attempt, a.started, s.facts FROM surveys s JOIN attempts a ON a.id = s.attempt"
+    for row in db.execute(f"{sql} WHERE s.experiment = ? ORDER BY s.attempt, s.machine", (experiment,)):
+        yield Survey(row["machine"], row["attempt"], row["started"], row["facts"])
 
 
 def _attempt(row: sqlite3.Row) -> Attempt:

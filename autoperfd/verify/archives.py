@@ -14,11 +14,12 @@ import re
 import sqlite3
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from autoperfd.core.survey import PASSING
 from autoperfd.verify.books import KEPT
 from autoperfd.verify.findings import Findings
 from autoperfd.verify.memory import parsed
@@ -38,8 +39,11 @@ class Bad(Exception):
     """An archive is not what it must be; the text says in what way."""
 
 
-def check(row: sqlite3.Row, folder: Path, findings: Findings) -> None:
-    """The archive of one finished attempt; `row`: its row. `folder`: the experiment's results."""
+def check(row: sqlite3.Row, folder: Path, machines: Mapping[str, str], findings: Findings) -> None:
+    """The archive of one finished attempt; `row`: its row. `folder`: the experiment's results.
+
+    `machines`: of those that had been surveyed before it, what the memory says of each (JSON).
+    """
     test, number, name = str(row["test"]), row["number"], str(row["archive"])
 
     def problem(sentence: str) -> None:
@@ -70,7 +74,7 @@ def check(row: sqlite3.Row, folder: Path, findings: Findings) -> None:
                 raise Bad("is not what was recorded: its SHA-256 is another one")
             findings.count("bytes", size)
             file.seek(0)
-            for sentence in _Proof(row, _read(file, size)).problems():
+            for sentence in _Proof(row, _read(file, size), machines).problems():
                 problem(sentence)
         except Bad as bad:
             problem(str(bad))
@@ -208,8 +212,8 @@ def _member(unpacked: _Unpacked, name: str, length: int, found: _Contents) -> No
 class _Proof:
     """The contents of one archive against the row of its attempt."""
 
-    def __init__(self, row: sqlite3.Row, contents: _Contents) -> None:
-        self._row, self._contents = row, contents
+    def __init__(self, row: sqlite3.Row, contents: _Contents, machines: Mapping[str, str]) -> None:
+        self._row, self._contents, self._machines = row, contents, machines
         self._about = self._text("attempt.json")
         self._result = self._text("result.json")
         self._evidence = self._text("evidence.json")
@@ -229,10 +233,22 @@ class _Proof:
             yield from self._attempt()
             yield from self._outcome()
             yield from self._files()
+            yield from self._surveys()
             if self._row["status"] in KEPT:
                 yield from self._success()
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             yield f"holds texts that make no sense: {error!r}"
+
+    def _surveys(self) -> Iterator[str]:
+        """What the memory says of the machines, against what the attempt was told of them."""
+        told = self._text("machines.json")
+        for name, known in self._machines.items():
+            facts = dict(told[name]["facts"]) if name in told else {}
+            wanted = parsed(known) or {}
+            for key in sorted({*wanted, *(key for key in facts if key not in PASSING)}):
+                if facts.get(key) != wanted.get(key):
+                    found, kept = (each.get(key, "nothing") for each in (facts, wanted))
+                    yield f"says {found} for {key} of {name}, the memory says {kept}"
 
     def _text(self, name: str) -> dict[str, Any]:
         return parsed(self._contents.texts.get(name)) or {}

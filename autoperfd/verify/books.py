@@ -68,6 +68,7 @@ class Books:
             self._check_life()
             self._check_closing()
             self._check_uids()
+            self._check_surveys()
             self._check_history()
             self._check_space()
         except (sqlite3.Error, TypeError, ValueError, KeyError) as error:
@@ -228,6 +229,24 @@ class Books:
         twice = "SELECT uid, COUNT(*) FROM attempts WHERE uid <> '' GROUP BY uid HAVING COUNT(*) > 1"
         for uid, count in self._db.execute(twice):
             self._problem(f"{uid} is the uid of {count} attempts")
+
+    def _check_surveys(self) -> None:
+        """What was found of machines was found before an attempt, and is another thing each time."""
+        rows = self._db.execute(
+            """SELECT s.machine, s.attempt, s.facts, a.id FROM surveys s LEFT JOIN attempts a
+            ON a.id = s.attempt AND a.experiment = s.experiment WHERE s.experiment = ? ORDER BY s.machine, s.attempt""",
+            (self._kept.id,),
+        )
+        latest: dict[str, str] = {}
+        for row in rows:
+            what = f"the survey of {row['machine']} before attempt {row['attempt']} of the memory"
+            if row["id"] is None:
+                self._problem(f"{what} belongs to no attempt of the experiment")
+            if parsed(row["facts"]) is None:
+                self._problem(f"{what} cannot be read")
+            if latest.get(row["machine"]) == row["facts"]:
+                self._problem(f"{what} says what the one before says")
+            latest[row["machine"]] = row["facts"]
 
     def _check_history(self) -> None:
         for before, after in pairwise(self._db.execute("SELECT id FROM history ORDER BY id")):

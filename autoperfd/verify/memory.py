@@ -15,6 +15,7 @@ from autoperfd.verify.findings import Findings, Unreadable
 NUMBERED_BY_SQLITE = ("attempts", "requeued", "history")
 """Tables whose `id` SQLite gives; it has no part in a row's checksum."""
 
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)  # SQLite's message quotes what it found, which may be no text
 _MOST_DAMAGE = 20  # sentences of SQLite's own check
 
 
@@ -25,7 +26,7 @@ def open_copy(path: Path) -> sqlite3.Connection:
     db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     try:
         (version,) = db.execute("PRAGMA user_version").fetchone()
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         db.close()
         raise Unreadable(f"the memory cannot be read: {error}") from error
     if version != SCHEMA_VERSION:
@@ -49,7 +50,7 @@ def check(db: sqlite3.Connection, findings: Findings) -> None:
             findings.problem("the memory's tables are not those of its version", file="autoperf.db")
         names = [name for (name,) in wanted.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         columns = {name: [row[1] for row in wanted.execute(f"PRAGMA table_info({name})")] for name in names}
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         findings.problem(f"the memory is damaged: {error}", file="autoperf.db")
         return
     finally:
@@ -57,7 +58,7 @@ def check(db: sqlite3.Connection, findings: Findings) -> None:
     for name in names:
         try:
             _check_table(db, name, columns[name], findings)
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             findings.problem(f"the memory's table {name} cannot be read: {error}", file="autoperf.db")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +63,7 @@ def _told(findings: Findings) -> Iterator[None]:
     """Rows that cannot be read are a problem, and the end of what needs them."""
     try:
         yield
-    except sqlite3.Error as error:
+    except memory.UNREADABLE as error:
         findings.problem(f"the memory's rows cannot be read: {error}", file="autoperf.db")
 
 
@@ -112,9 +111,15 @@ def _space(look: _Look, findings: Findings) -> space.Space | None:
 def _check_archives(look: _Look, findings: Findings) -> None:
     """Every archive; one whose test was tried again because it was lost is only noted."""
     rows = look.db.execute("SELECT * FROM attempts WHERE experiment = ? AND archive <> '' ORDER BY id", (look.kept.id,))
+    surveys = look.db.execute("SELECT * FROM surveys WHERE experiment = ? ORDER BY attempt", (look.kept.id,)).fetchall()
+    surveys.reverse()  # the next one is its last
+    machines: dict[str, str] = {}
     for row in rows:
+        while surveys and surveys[-1]["attempt"] <= row["id"]:
+            survey = surveys.pop()
+            machines[survey["machine"]] = survey["facts"]
         found = Findings()
-        archives.check(row, look.place, found)
+        archives.check(row, look.place, machines, found)
         heir = look.db.execute(_HEIR, (row["experiment"], row["test"], row["number"])).fetchone()
         if row["status"] in books.KEPT and heir is not None:
             for one in found.problems:

@@ -78,7 +78,7 @@ def test_a_clean_experiment(daemon: Daemon, state: Path, ctl: Ctl) -> None:
     status, out, err = ctl("verify", NAME)
     assert (status, err) == (0, "")
     assert out == (
-        "PCG #1: nothing is wrong; looked at 5 tests, 7 attempts, 6 archives, 12 lines and 38 rows, 0.0 MB\n"
+        "PCG #1: nothing is wrong; looked at 5 tests, 7 attempts, 6 archives, 12 lines and 40 rows, 0.0 MB\n"
     )
     status, out, _ = ctl("verify", FOLDER, "--json")
     data = json.loads(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -238,14 +238,17 @@ class Rig:
 
     # ------------------------------------------------------------ answers workers give
 
-    def validated(self, number: int = 1, keys: Sequence[str] = (), **more: Any) -> None:
-        """Every machine answers."""
+    def validated(
+        self, number: int = 1, keys: Sequence[str] = (), known: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        """Every machine answers. `known`: what else is learned, of each."""
         machines = self.engine.entries[number].life.experiment.machines
         prints = dict(zip((machine.name for machine in machines), keys, strict=False))
         facts = {
             machine.name: {
                 "host_key": prints.get(machine.name, f"key of {machine.ip}"),
                 "boot_id": f"boot of {machine.ip}",
+                **(known or {}),
             }
             for machine in machines
         }

@@ -165,6 +165,22 @@ def test_every_write_is_read_back(memory: Store, reopened: Any) -> None:
     assert sorted(row.port for row in loaded.pins) == [22, 2222] and PIN in loaded.pins
 
 
+def test_a_machine_is_described_once_and_again_when_it_has_changed(memory: Store, reopened: Any) -> None:
+    def opened(number: int, **facts: str) -> Happened:
+        changed = replace(OPENED, number=number, uid=f"u{number}", started=10.0 * number, facts={"p1": facts, "p2": {}})
+        return Happened(1, changed)
+
+    memory.commit([opened(1, arch="armv7l", load="1"), opened(2, arch="armv7l", load="2"), opened(3, arch="x")])
+    memory.commit([opened(4, arch="x")])
+    assert [each.attempt for each in memory.surveys(1, 1)] == [3] and memory.surveys(2, 9) == []
+    found = reopened().surveys(1, 100)
+    assert [(each.machine, each.attempt, each.wall, json.loads(each.facts)) for each in found] == [
+        ("p1", 1, 10.0, {"arch": "armv7l"}),
+        ("p2", 1, 10.0, {}),
+        ("p1", 3, 30.0, {"arch": "x"}),
+    ]
+
+
 def test_what_is_written_again_replaces_the_former(memory: Store, reopened: Any) -> None:
     memory.commit([EXPERIMENT, SaveMeta("k", "1"), life(), MESSAGE, PIN, SaveExport(1, "a"), Happened(1, DECIDED)])
     memory.commit(

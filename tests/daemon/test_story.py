@@ -130,9 +130,48 @@ def test_an_attempt_that_survives_a_restart_and_a_halt(bench: Bench) -> None:
     ],
 )
 def test_whom_it_is_blamed_on(blame: str, machine: str, said: str) -> None:
-    one = story.Try(1, 1.7e9, 1.7e9 + 3, "no-data", blame, machine, "X", "why", "", "{}")
+    one = story.Try(7, 1, 1.7e9, 1.7e9 + 3, "no-data", blame, machine, "X", "why", "", "{}")
     told = story.Story("E", T100, 1.7e9, (), (one,), "", {"outcome": "waiting", "cursor": 0}, 2, 0)
     assert f"attempt 1 ended after 3 s: no-data, blamed on {said}: X: why" in flat(story.render(told))
+
+
+def test_what_changed_on_a_machine_between_attempts_is_told_where_it_matters(bench: Bench) -> None:
+    def attempt(status: str, **known: str) -> None:
+        bench.validated(known={"load": f"{bench.clock.now}", **known})
+        bench.answer(1, m.Started())
+        bench.close(status)
+
+    attempt("success", governor="ondemand", kernel="6.1")  # T100
+    attempt("timeout", governor="performance", kernel="6.1")  # T200: changed just before its first attempt
+    attempt("timeout", governor="performance", kernel="6.1")
+    attempt("success", governor="performance", kernel="6.2")  # T300
+    changed = [f"            - p{n}: governor changed from ondemand to performance" for n in (1, 2)]
+    assert "changed" not in why(bench, T100)
+    lines = why(bench, T200).splitlines()
+    (begun,) = [at for at, line in enumerate(lines) if line.endswith("attempt 1 begins")]
+    assert lines[begun + 1 : begun + 3] == changed and sum("changed" in line for line in lines) == 2
+    assert "p2: kernel changed from 6.1 to 6.2" in why(bench, T300) and "governor" not in why(bench, T300)
+    first, second = bench.ask("why", test=T200).data["attempts"]
+    assert first["machines_changed"] == [line[14:] for line in changed] and second["machines_changed"] == []
+    assert "id" not in first
+
+    text = bench.ask("status").text
+    assert [line.strip() for line in text.splitlines() if "changed" in line] == []  # it is finished: a line for it
+    data = bench.ask("status").data["experiments"][0]["changes"]
+    assert len(data) == 4 and data[0].startswith("p2: kernel changed from 6.1 to 6.2, seen 2023-11-14 22:13 UTC")
+
+
+def test_a_test_tried_again_later_tells_what_changed_since_its_attempt_before(bench: Bench) -> None:
+    seen = (("timeout", "ondemand"), ("timeout", "ondemand"), ("success", "performance"), ("success", "performance"))
+    for status, governor in seen:
+        bench.validated(known={"governor": governor})
+        bench.answer(1, m.Started())
+        bench.close(status)
+    assert bench.ask("retry", test=T100).ok
+    bench.validated(known={"governor": "performance"})
+    bench.answer(1, m.Started())
+    assert "p1: governor changed from ondemand to performance" in why(bench, T100)
+    assert "changed   p2: governor changed from ondemand to performance, seen" in bench.ask("status").text
 
 
 def test_a_skipped_test_and_its_neighbour(bench: Bench) -> None:

@@ -15,5 +15,6 @@ CREATE TABLE refunded( experiment INTEGER NOT NULL, test TEXT NOT NULL, sum TEXT
 CREATE TABLE requeued( id INTEGER PRIMARY KEY, experiment INTEGER NOT NULL, place REAL NOT NULL, test TEXT NOT NULL, number INTEGER NOT NULL, charged INTEGER NOT NULL, sum TEXT NOT NULL);
 CREATE INDEX requeued_by_place ON requeued(experiment, place);
 CREATE INDEX requeued_by_test ON requeued(experiment, test);
+CREATE TABLE surveys( experiment INTEGER NOT NULL, machine TEXT NOT NULL, attempt INTEGER NOT NULL, facts TEXT NOT NULL, sum TEXT NOT NULL, PRIMARY KEY(experiment, machine, attempt)) WITHOUT ROWID;
 CREATE TABLE tests( experiment INTEGER NOT NULL, name TEXT NOT NULL, place INTEGER NOT NULL, status TEXT NOT NULL, attempts INTEGER NOT NULL, decided REAL NOT NULL, sum TEXT NOT NULL, PRIMARY KEY(experiment, name)) WITHOUT ROWID;
 CREATE INDEX tests_by_place ON tests(experiment, place);

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from autoperfd.daemon import archive
 from autoperfd.lab.loopback import LoopbackLab
+from autoperfd.report import facts as facts_of_report
+from autoperfd.results.gather import gather
 from tests.e2e.support import LiveDaemon, experiment_toml
 from tests.faults import Fired
 
@@ -56,6 +62,45 @@ def test_an_experiment_runs_to_its_proven_end(daemon: LiveDaemon, loopback_lab: 
     assert daemon.verify("PCG #1") == []
     assert daemon.stop() == 0
     assert daemon.verify("PCG #1") == []
+
+
+def test_a_tool_that_is_replaced_between_two_tests_is_told_of(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
+    machine = loopback_lab.machines[1]
+    tool = machine.home / "perftest_cpp"
+    original = tool.read_bytes()
+    daemon.drop("a.toml", experiment_toml("replaced", SETTINGS, machines(loopback_lab), reboot="never"))
+    daemon.until(lambda: daemon.experiment("replaced").get("succeeded") == 1, "one test has succeeded")
+    assert daemon.ask("halt", experiment="replaced")["ok"]
+    try:
+        tool.write_bytes(original + b"\n# another build\n")
+        assert daemon.ask("resume", experiment="replaced")["ok"]
+        daemon.await_outcome("replaced")
+    finally:
+        tool.write_bytes(original)
+    rows = daemon.ess("replaced")
+    kept = [row for row in rows if row["end_status"] == "success"]
+    told = [
+        json.loads(archive.read_text(daemon.state / "results" / "replaced" / row["archive"], "machines.json") or b"")
+        for row in kept
+    ]
+    before, after = (hashlib.sha256(data).hexdigest() for data in (original, original + b"\n# another build\n"))
+    assert [each[machine.name]["facts"]["executable_sha256"] for each in told] == [before, after]
+    for facts in (each["facts"] for one in told for each in one.values()):
+        assert {"kernel", "os", "arch", "cpus", "cpu", "memory_kb", "clock_skew", "net.core.rmem_max"} <= set(facts)
+    sentence = f"{machine.name}: executable_sha256 changed from {before} to {after}"
+    assert [text.partition(", seen")[0] for text in daemon.experiment("replaced")["changes"]] == [sentence]
+    assert daemon.verify("replaced") == []
+    last = kept[-1]["test_name"]
+    running = daemon.ctl("why", last).stdout
+    assert daemon.stop() == 0
+    for said in (running, daemon.ctl("why", last).stdout):
+        assert sentence in " ".join(said.split()), said
+    assert "changed" not in daemon.ctl("why", kept[0]["test_name"]).stdout
+    with closing(sqlite3.connect(daemon.state / "autoperf.db")) as db:
+        db.row_factory = sqlite3.Row
+        found = facts_of_report.machines(gather(db, "replaced"))
+    assert [each.changes for each in found] == [(), (f"executable_sha256 changed: {before} → {after}",)]
+    assert all(each.facts["kernel"] for each in found)
 
 
 def test_a_killed_daemon_finds_the_running_attempt_again(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:

@@ -79,7 +79,12 @@ def conversation(monkeypatch: pytest.MonkeyPatch, argv: list[str], home: Path, p
     launcher = LAUNCHER.replace(b"/bin/sh", shell.encode())
     monkeypatch.setattr("autoperfd.remote.shell.LAUNCHER", launcher)
     command = COMMAND.replace("/bin/sh", shell).replace(str(len(LAUNCHER)), str(len(launcher)))
-    environment = {"HOME": str(home), "PATH": path, "AUTOPERF_BOOT_ID_FILE": str(home / "boot_id")}
+    environment = {
+        "HOME": str(home),
+        "PATH": f"{home / 'bin'}:{path}",
+        "AUTOPERF_BOOT_ID_FILE": str(home / "boot_id"),
+        "AUTOPERF_SYSTEM": str(home / "system"),
+    }
     return Shell(Pipe([*argv, "-c", command], environment, home), 5.0)  # type: ignore[arg-type]
 
 
@@ -99,6 +104,27 @@ def shell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, home:
     yield shell
     shell.ask("sweep", [INSTALLATION], (), 10)
     shell.close()
+
+
+ETHTOOL = """#!/bin/sh
+case $1 in
+  -k) printf 'Features for eth0:\nrx-checksumming: on [fixed]\ntx-checksumming: off\n\ttx-checksum-ipv4: on\n'
+      printf 'generic-receive-offload: on\nlarge-receive-offload: off [fixed]\n' ;;
+  -c) printf 'Coalesce parameters for eth0:\nAdaptive RX: off  TX: off\nstats-block-usecs: 0\nrx-usecs: 57\n'
+      printf 'rx-frames: n/a\n' ;;
+esac
+"""
+
+
+@pytest.fixture
+def shell_with_system(shell: Shell, home: Path) -> Shell:
+    """The same, on a machine that is a Raspberry Pi."""
+    a_system(home / "system")
+    ethtool = home / "bin" / "ethtool"
+    ethtool.parent.mkdir()
+    ethtool.write_text(ETHTOOL)
+    ethtool.chmod(0o755)
+    return shell
 
 
 def prepared(shell: Shell, uid: str, *participants: list[str], deadline: int = 10) -> str:
@@ -153,10 +179,77 @@ def test_second_start_is_refused_and_tells_what_is_there(shell: Shell) -> None:
 
 def test_probe(shell: Shell) -> None:
     values = ["/bin/sh", "GREETING=hello", "-c", 'echo "$GREETING"; exit 4']
-    probed = answers.probed(shell.ask("probe", [INSTALLATION, "-", 1, 0, 5, 1], values, 10))
+    probed = answers.probed(shell.ask("probe", [INSTALLATION, "-", 1, 1, 0, 5, 1], values, 10))
     assert (probed.output, probed.exit) == ("hello\n", 4)
     assert "needs" not in probed.lines and probed.first("executable") == "there"
     assert probed.first("free_kb").isdigit() and probed.first("boot")
+
+
+SYSTEM = {
+    "etc/os-release": 'ID=raspbian\nPRETTY_NAME="Raspbian GNU/Linux 11 (bullseye)"\n',
+    "proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n\nmodel name\t: of another\n",
+    "proc/meminfo": "MemTotal:         3884992 kB\nMemFree: 1 kB\n",
+    "proc/cmdline": "root=PARTUUID=secret isolcpus=2,3 console=tty1 mitigations=off\n",
+    "proc/sys/net/core/rmem_max": "2097152\n",
+    "proc/sys/net/ipv4/ipfrag_high_thresh": "4194304\n",
+    "sys/firmware/devicetree/base/model": "Raspberry Pi 4 Model B Rev 1.4\0",
+    "sys/devices/system/cpu/cpufreq/policy0/scaling_governor": "ondemand\n",
+    "sys/devices/system/cpu/cpufreq/policy0/scaling_driver": "cpufreq-dt\n",
+    "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq": "1800000\n",
+    "sys/devices/system/cpu/cpufreq/policy4/scaling_governor": "performance\n",
+    "sys/devices/system/cpu/cpufreq/policy5/scaling_governor": "ondemand\n",
+    "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
+    "sys/devices/system/clocksource/clocksource0/current_clocksource": "arch_sys_counter\n",
+    "run/systemd/timesync/synchronized": "",
+    "sys/class/net/lo/operstate": "unknown\n",
+    "sys/class/net/eth0/operstate": "up\n",
+    "sys/class/net/eth0/device/uevent": "",
+    "sys/class/net/eth0/speed": "1000\n",
+    "sys/class/net/eth0/duplex": "full\n",
+    "sys/class/net/eth0/mtu": "1500\n",
+    "sys/class/net/wlan0/operstate": "down\n",
+    "sys/class/net/wlan0/device/uevent": "",
+    "sys/class/net/veth12ab/operstate": "up\n",
+}
+
+
+def a_system(folder: Path) -> None:
+    """Files as the kernel of a Raspberry Pi shows them."""
+    for name, text in SYSTEM.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder / "sys/class/net/eth0/device/driver").symlink_to("/sys/bus/platform/drivers/bcmgenet")
+
+
+def test_a_survey_of_a_machine(shell_with_system: Shell) -> None:
+    tokens = [INSTALLATION, "-", 0, 1, 0, 5, 0]
+    probed = answers.probed(shell_with_system.ask("probe", tokens, ["/bin/sh"], 10))
+    facts = answers.surveyed(probed)
+    for of_this_machine in ("hostname", "kernel", "arch", "cpus"):
+        assert facts.pop(of_this_machine)
+    assert facts == {
+        "os": "Raspbian GNU/Linux 11 (bullseye)",
+        "board": "Raspberry Pi 4 Model B Rev 1.4",
+        "cpu": "implementer 0x41 part 0xd08",
+        "governor": "ondemand performance",
+        "cpu_driver": "cpufreq-dt",
+        "cpu_max_khz": "1800000",
+        "transparent_hugepage": "madvise",
+        "memory_kb": "3884992",
+        "boot_parameters": "isolcpus=2,3 mitigations=off",
+        "net.core.rmem_max": "2097152",
+        "net.ipv4.ipfrag_high_thresh": "4194304",
+        "clocksource": "arch_sys_counter",
+        "clock_sync": "systemd-timesyncd",
+        "nic.eth0.driver": "bcmgenet",
+        "nic.eth0.mbps": "1000",
+        "nic.eth0.duplex": "full",
+        "nic.eth0.mtu": "1500",
+        "nic.eth0.offloads": "rx-checksumming generic-receive-offload",
+        "nic.eth0.coalescing": "Adaptive RX: off  TX: off, rx-usecs: 57",
+    }
+    assert probed.first("stamp").count("-") >= 4 and probed.exit is None
 
 
 @pytest.mark.fault("M15")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from autoperfd.core.guards import Guards
 from autoperfd.core.plan import Machine
+from autoperfd.core.survey import lasting
 from autoperfd.errors import Cancelled, MachineAway, MachineError, MachineImpossible
 from autoperfd.remote import Fleet, Timing, Validation, answers, probe
+from autoperfd.remote.link import Line
 from autoperfd.remote.ping import PingForbidden, icmp
 from tests.faults import Fired
 from tests.remote.support import QUICK, Background, Bench, make, relay, script
@@ -71,6 +76,59 @@ def test_the_executable_is_started_once_a_connection_and_boot(bench: Bench) -> N
     assert count.read_text() == "x\nx\n"
     with_open = validate(bench.fleet(), [bench.p1], argv, uid_open="0" * 32)
     assert count.read_text() == "x\nx\n" and with_open.probes == {"p1": ""}
+
+
+def test_another_executable_is_started_and_told_of_before_the_next_attempt(bench: Bench) -> None:
+    tool, starts = bench.home(bench.p1) / "tool", bench.folder / "tool-starts"
+    machine = replace(bench.p1, exec_path="~/tool")
+
+    def install(version: int) -> str:
+        new = tool.with_name("new")
+        new.write_text(f"#!/bin/sh\necho x >>'{starts}'\necho version {version}\n")
+        new.chmod(0o755)
+        new.replace(tool)
+        return hashlib.sha256(tool.read_bytes()).hexdigest()
+
+    fleet = bench.fleet()
+    try:
+        expected = install(1)
+        for version, count in ((1, 1), (1, 1), (2, 2), (1, 3)):
+            if count > 1:
+                expected = install(version)
+            found = validate(fleet, [machine]).machines["p1"]
+            assert (found.facts["executable_sha256"], found.probe_output) == (expected, f"version {version}\n")
+            assert starts.read_text() == "x\n" * count
+        with tool.open("a") as file:  # the same file of the same age, but not the same any more
+            file.write("# changed\n")
+        os.utime(tool, (0, 0))
+        changed = hashlib.sha256(tool.read_bytes()).hexdigest()
+        assert validate(fleet, [machine]).machines["p1"].facts["executable_sha256"] == changed
+        install(3)  # while an attempt runs there nothing is started
+        assert "executable_sha256" not in validate(bench.fleet(), [machine], uid_open="0" * 32).machines["p1"].facts
+        assert starts.read_text() == "x\n" * 4
+    finally:
+        tool.unlink()
+
+
+def test_a_machine_is_described_anew_when_that_was_long_ago(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = bench.fleet()
+    first = dict(validate(fleet, [bench.p1]).machines["p1"].facts)
+    asked: list[list[object]] = []
+    original = Line.ask
+
+    def ask(line: Line, verb: str, tokens: Sequence[object] = (), *rest: Any, **more: Any) -> str:
+        if verb == "probe":
+            asked.append(list(tokens)[2:4])
+        return original(line, verb, tokens, *rest, **more)
+
+    monkeypatch.setattr(Line, "ask", ask)
+    again = dict(validate(fleet, [bench.p1]).machines["p1"].facts)
+    monkeypatch.setattr("autoperfd.remote.probe.SURVEY_SECS", 0.0)
+    anew = dict(validate(fleet, [bench.p1]).machines["p1"].facts)
+    validate(fleet, [bench.p1], uid_open="0" * 32)
+    assert asked == [[0, 0], [0, 1], [0, 0]]  # (start, survey)
+    assert lasting(first) == lasting(again) == lasting(anew)
+    assert {"kernel", "os", "cpu", "clocksource", "executable_sha256"} <= set(anew)
 
 
 def test_environment_and_hostile_output(bench: Bench) -> None:

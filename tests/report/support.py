@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 
 from autoperfd.core.config import Experiment, read_experiments
+from autoperfd.core.survey import Survey, lasting
 from autoperfd.results.gather import Attempt, Figure, Gathered, State, Test
 from autoperfd.tools import TOOLS
 
@@ -94,8 +95,8 @@ def gathered(seed: int = 1, name: str = "PCG #1", space: str = SPACE, *, upto: f
         ok = tries[-1].end_status == "success"
         state: State = "ok" if ok else "failed"
         tests.append(Test(test, settings, state, len(tries), tries[-1], figures(settings, draw) if ok else {}))
-    facts = {machine.name: dict(FACTS) for machine in of.machines}
-    later = {**facts, "p2": {**FACTS, "kernel": "6.6.31+rpt-rpi-v7"}}
+    surveys = [Survey(machine.name, 1, BEGAN, lasting(FACTS)) for machine in of.machines]
+    later = Survey("p2", 90, BEGAN + 5000, lasting({**FACTS, "kernel": "6.6.31+rpt-rpi-v7"}))
     return Gathered(
         name=of.name,
         folder=of.folder,
@@ -106,5 +107,5 @@ def gathered(seed: int = 1, name: str = "PCG #1", space: str = SPACE, *, upto: f
         whole=True,
         tests=tuple(tests),
         attempts=tuple(attempts),
-        facts=(facts, later),
+        surveys=(*surveys, later),
     )

@@ -30,7 +30,7 @@ def proven(found: Gathered) -> Gathered:
         last = Attempt(test.name, 1, start, start + 50, "success", "", "", "", "", "data/x/attempt-1.tar.gz")
         attempts.append(last)
         tests.append(Test(test.name, test.settings, "ok", 1, last, {"latency_mean_us": 100.0, "total_mbps": 5.0}))
-    return replace(found, tests=tuple(tests), attempts=tuple(attempts), facts=found.facts[:1])
+    return replace(found, tests=tuple(tests), attempts=tuple(attempts), surveys=found.surveys[:4])
 
 
 def cautions(found: Gathered) -> list[str]:
@@ -61,7 +61,7 @@ def test_nothing_tried_is_said_too() -> None:
     assert facts.sentences(replace(found, attempts=()))[1].startswith(
         "0 of them were tried in 0 attempts: 0 are proven"
     )
-    assert cautions(replace(found, attempts=(), facts=())) == []
+    assert cautions(replace(found, attempts=(), surveys=())) == []
 
 
 def test_attempts_are_counted_by_reason() -> None:

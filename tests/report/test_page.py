@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from autoperfd.core.survey import Survey, lasting
 from autoperfd.report import page
 from autoperfd.results.gather import Gathered
 from tests.report.support import BEGAN, gathered
@@ -55,8 +56,10 @@ def spoilt(found: Gathered) -> Gathered:
         )
         for number, test in enumerate(found.tests)
     )
-    facts = tuple({"p1": {"kernel": f"{HOSTILE}{number}", HOSTILE: "x"}} for number in range(2))
-    return replace(found, name=HOSTILE, attempts=attempts, tests=tests, facts=facts)
+    surveys = tuple(
+        Survey("p1", number, 1.7e9, lasting({"kernel": f"{HOSTILE}{number}", HOSTILE: "x"})) for number in range(2)
+    )
+    return replace(found, name=HOSTILE, attempts=attempts, tests=tests, surveys=surveys)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,7 @@ def test_little_to_tell_is_told(what: str) -> None:
     match what:
         case "nothing tried":
             tests = tuple(replace(t, state="missing", attempts=0, last=None, figures={}) for t in found.tests)
-            found = replace(found, tests=tests, attempts=(), facts=())
+            found = replace(found, tests=tests, attempts=(), surveys=())
         case "one test":
             found = replace(found, tests=found.tests[:1], attempts=found.attempts[:1], planned=1)
         case "no figures":

@@ -71,6 +71,7 @@ class Bench(Rig):
         texts = {
             "attempt.json": _json(about),
             "evidence.json": _json({**evidence, "files": files}),
+            "machines.json": _json({name: {"facts": dict(facts)} for name, facts in life.facts.items()}),
             "result.json": _json({"uid": life.uid, **asdict(result)}),
         }
         target = data / f"attempt-{life.number}.tar.gz"
@@ -151,7 +152,7 @@ def dump(state: Path) -> list[str] | str:
                 )
             ]
         return lines
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's message quotes what it found
         return str(error)
     finally:
         db.close()

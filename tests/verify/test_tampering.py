@@ -429,6 +429,11 @@ ROWS: tuple[tuple[str, Tamper], ...] = (
     )),
     ("a line of the history less", sql("DELETE FROM history WHERE id = 7")),
     ("a line of the history changed", forged("history", "id = 7", after="halted")),
+    ("a fact about a machine", forged("surveys", "machine = 'p1'", facts='{"host_key": "another"}')),
+    ("a fact more", forged("surveys", "machine = 'p1'", facts='{"arch": "x", "host_key": "key of 10.0.0.1"}')),
+    ("facts that are none", forged("surveys", "machine = 'p1'", facts="[]")),
+    ("a survey of no attempt", forged("surveys", "machine = 'p1'", attempt=99)),
+    ("a survey that found nothing new", copy_row("surveys", "machine = 'p1'", attempt=2)),
     ("another experiment file", sql("UPDATE experiments SET document = replace(document, '100', '101')")),
     ("a table more", sql("CREATE TABLE mine(x)")),
 )  # fmt: skip
