@@ -482,14 +482,17 @@ survey_nics() { # the network interfaces that are up: where there are devices, t
   for at in ethtool /usr/sbin/ethtool /sbin/ethtool; do
     command -v "$at" >/dev/null && ethtool=$at && break
   done
+  set --
   devices=
-  set +f
-  set -- "$sys"/class/net/*
-  set -f
-  for path in "$@"; do [ -e "$path/device" ] && devices=1; done
-  for path in "$@"; do
-    nic=${path##*/} said=
-    [ "$nic" = lo ] && continue
+  while IFS=: read -r nic said; do # of this network; /sys of a container may show those of its host
+    nic=${nic##* }
+    case $said in '' | *\|*) continue ;; esac # the headings
+    [ "$nic" != lo ] && [ -d "$sys/class/net/$nic" ] || continue
+    set -- "$@" "$nic"
+    [ -e "$sys/class/net/$nic/device" ] && devices=1
+  done <"$proc/net/dev"
+  for nic in "$@"; do
+    path=$sys/class/net/$nic said=
     [ -z "$devices" ] || [ -e "$path/device" ] || continue
     { read -r said <"$path/operstate"; } 2>/dev/null
     case $said in up | unknown) ;; *) continue ;; esac

@@ -190,6 +190,8 @@ SYSTEM = {
     "proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n\nmodel name\t: of another\n",
     "proc/meminfo": "MemTotal:         3884992 kB\nMemFree: 1 kB\n",
     "proc/cmdline": "root=PARTUUID=secret isolcpus=2,3 console=tty1 mitigations=off\n",
+    "proc/net/dev": "Inter-|  Receive\n face |bytes    packets\n"
+    + "".join(f"{name:>6}: 4711    12 0\n" for name in ("lo", "eth0", "wlan0", "veth12ab", "gone0")),
     "proc/sys/net/core/rmem_max": "2097152\n",
     "proc/sys/net/ipv4/ipfrag_high_thresh": "4194304\n",
     "sys/firmware/devicetree/base/model": "Raspberry Pi 4 Model B Rev 1.4\0",
@@ -202,6 +204,9 @@ SYSTEM = {
     "sys/devices/system/clocksource/clocksource0/current_clocksource": "arch_sys_counter\n",
     "run/systemd/timesync/synchronized": "",
     "sys/class/net/lo/operstate": "unknown\n",
+    "sys/class/net/of_the_host/operstate": "up\n",
+    "sys/class/net/of_the_host/device/uevent": "",
+    "sys/class/net/of_the_host/mtu": "9000\n",
     "sys/class/net/eth0/operstate": "up\n",
     "sys/class/net/eth0/device/uevent": "",
     "sys/class/net/eth0/speed": "1000\n",
