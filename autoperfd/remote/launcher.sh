@@ -392,7 +392,7 @@ chosen() { # FACT FILE: of the words in a file the one in brackets
 }
 
 survey() { # prints what a test's figures may depend on and the machine's account can read, "fact NAME VALUE" a line
-  sys=${AUTOPERF_SYSTEM-}/sys proc=${AUTOPERF_SYSTEM-}/proc etc=${AUTOPERF_SYSTEM-}/etc run=${AUTOPERF_SYSTEM-}/run
+  sys=/sys proc=/proc etc=/etc run=/run
   set -- $(uname -nrm)
   fact hostname "${1-}"
   fact kernel "${2-}"

@@ -75,15 +75,21 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
+ROOTS = b"sys=/sys proc=/proc etc=/etc run=/run"  # as the survey names them
+
+
 def conversation(monkeypatch: pytest.MonkeyPatch, argv: list[str], home: Path, path: str, shell: str) -> Shell:
     launcher = LAUNCHER.replace(b"/bin/sh", shell.encode())
+    if (home / "system").is_dir():
+        moved = " ".join(f"{name}={home}/system/{name}" for name in ("sys", "proc", "etc", "run"))
+        assert ROOTS in launcher
+        launcher = launcher.replace(ROOTS, moved.encode())
     monkeypatch.setattr("autoperfd.remote.shell.LAUNCHER", launcher)
     command = COMMAND.replace("/bin/sh", shell).replace(str(len(LAUNCHER)), str(len(launcher)))
     environment = {
         "HOME": str(home),
         "PATH": f"{home / 'bin'}:{path}",
         "AUTOPERF_BOOT_ID_FILE": str(home / "boot_id"),
-        "AUTOPERF_SYSTEM": str(home / "system"),
     }
     return Shell(Pipe([*argv, "-c", command], environment, home), 5.0)  # type: ignore[arg-type]
 
@@ -117,14 +123,17 @@ esac
 
 
 @pytest.fixture
-def shell_with_system(shell: Shell, home: Path) -> Shell:
-    """The same, on a machine that is a Raspberry Pi."""
-    a_system(home / "system")
+def raspberry(home: Path) -> None:
+    """Asked for before `shell`: what it finds below / is what the kernel of a Raspberry Pi shows."""
+    for name, text in SYSTEM.items():
+        path = home / "system" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (home / "system/sys/class/net/eth0/device/driver").symlink_to("/sys/bus/platform/drivers/bcmgenet")
     ethtool = home / "bin" / "ethtool"
     ethtool.parent.mkdir()
     ethtool.write_text(ETHTOOL)
     ethtool.chmod(0o755)
-    return shell
 
 
 def prepared(shell: Shell, uid: str, *participants: list[str], deadline: int = 10) -> str:
@@ -218,18 +227,10 @@ SYSTEM = {
 }
 
 
-def a_system(folder: Path) -> None:
-    """Files as the kernel of a Raspberry Pi shows them."""
-    for name, text in SYSTEM.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (folder / "sys/class/net/eth0/device/driver").symlink_to("/sys/bus/platform/drivers/bcmgenet")
-
-
-def test_a_survey_of_a_machine(shell_with_system: Shell) -> None:
+@pytest.mark.usefixtures("raspberry")
+def test_a_survey_of_a_machine(shell: Shell) -> None:
     tokens = [INSTALLATION, "-", 0, 1, 0, 5, 0]
-    probed = answers.probed(shell_with_system.ask("probe", tokens, ["/bin/sh"], 10))
+    probed = answers.probed(shell.ask("probe", tokens, ["/bin/sh"], 10))
     facts = answers.surveyed(probed)
     for of_this_machine in ("hostname", "kernel", "arch", "cpus"):
         assert facts.pop(of_this_machine)
