@@ -6,6 +6,7 @@ AutoperfError
   │    └─ NewerMemory       written by a newer autoperfd
   ├─ AlreadyRunning         another daemon holds the lock
   ├─ DaemonDown             autoperfctl found no daemon at the control socket
+  ├─ DaemonHangs            a daemon listens there and does not answer in time
   ├─ Refused                a command was understood and refused, with the reason
   ├─ DiskError              results cannot be written
   ├─ Cancelled              the caller asked a blocking call to stop, and it did
@@ -91,6 +92,10 @@ class AlreadyRunning(AutoperfError):
 
 class DaemonDown(AutoperfError):
     """There is no daemon behind the control socket."""
+
+
+class DaemonHangs(AutoperfError):
+    """A daemon listens at the control socket and does not answer in time."""
 
 
 class Refused(AutoperfError):

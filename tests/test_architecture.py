@@ -39,6 +39,7 @@ AT_HOME = {
     "sdnotify": {"daemon"},
     "watchdog": {"daemon"},
     "requests": {"daemon"},
+    "rich": {"ctl"},
     "urllib3": {"daemon"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
@@ -52,7 +53,7 @@ WORLDLY = {
 }
 PURE_ENOUGH = {("core/ess.py", "io")}  # StringIO, for the csv module
 # Pure: the same words whether the daemon answers or its memory is read; and the reader of archives.
-ALSO = {("ctl", "daemon.views"), ("ctl", "daemon.story"), ("ctl", "daemon.archive")}
+ALSO = {("ctl", f"daemon.{part}") for part in ("views", "screen", "story", "archive")}
 # What the independent reader takes from what it checks: names of tables, columns, figures and statuses.
 CONSTANTS = {
     "core.ess.ESS_COLUMNS",

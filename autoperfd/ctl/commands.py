@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import autoperfd
 from autoperfd.ctl import client, terminal
-from autoperfd.ctl.down import NOT_RUNNING, START, status_when_down
+from autoperfd.ctl.down import NOT_RUNNING, START, when_down, when_hung
 from autoperfd.ctl.places import Places, places
-from autoperfd.errors import AutoperfError, ConfigError, DaemonDown
+from autoperfd.errors import AutoperfError, ConfigError, DaemonDown, DaemonHangs
 
 WATCH_SECS = 2.0
 
@@ -57,7 +58,7 @@ class Context:
             raise AutoperfError(f"you may not speak to the daemon at {where}/control.sock", hint=hint) from error
         except TimeoutError as error:
             hint = "Look at `systemctl status autoperfd`"
-            raise AutoperfError(f"the daemon at {where}/control.sock does not answer in time", hint=hint) from error
+            raise DaemonHangs(f"the daemon at {where}/control.sock does not answer in time", hint=hint) from error
         except (OSError, ValueError) as error:
             hint = "Was it restarted or upgraded just now? Try again"
             raise AutoperfError(f"cannot speak to the daemon at {where}/control.sock: {error}", hint=hint) from error
@@ -78,25 +79,44 @@ class Context:
 
 
 def _status(context: Context) -> int:
-    if context.options.watch:
-        return _watch(context)
-    return _status_once(context)
+    if not context.options.watch:
+        return _status_once(context)
+    if terminal.moves() and not context.options.json:
+        from autoperfd.ctl import watch
+
+        return watch.live(partial(_screen, context), WATCH_SECS)
+    return _watch(context)
 
 
 def _status_once(context: Context) -> int:
+    where = context.places
     try:
-        return context.print("status")
+        return context.print("status", terminal.wide())
     except DaemonDown:
-        return status_when_down(context.places.runtime, context.places.state, context.options.json)
+        return when_down(where.runtime, where.state).tell(context.options.json)
+    except DaemonHangs:
+        return when_hung(where.runtime, where.state).tell(context.options.json)
+
+
+def _screen(context: Context) -> str:
+    """What `status` would print now. Raises AutoperfError where it would complain."""
+    where = context.places
+    try:
+        return str(context.agreed("status", terminal.wide()).get("text", ""))
+    except DaemonDown:
+        silence = when_down(where.runtime, where.state)
+    except DaemonHangs:
+        silence = when_hung(where.runtime, where.state)
+    if not silence.text:
+        raise AutoperfError(silence.message, hint=silence.hint)
+    return silence.text
 
 
 def _watch(context: Context) -> int:
-    """Show the status again and again until interrupted: in place on a terminal, else one after the other."""
-    in_place, first = sys.stdout.isatty(), True
+    """Show the status again and again, one below the other, until interrupted."""
+    first = True
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            if in_place:
-                sys.stdout.write("\x1b[H\x1b[2J")
             try:
                 _status_once(context)
             except AutoperfError as error:
@@ -104,7 +124,7 @@ def _watch(context: Context) -> int:
                     raise
                 terminal.complain(error.message, error.hint)  # a restart, most likely: go on looking
             first = False
-            if not in_place and not context.options.json:
+            if not context.options.json:
                 sys.stdout.write("\n")
             sys.stdout.flush()
             time.sleep(WATCH_SECS)

@@ -1,16 +1,23 @@
-"""Knows what can be said when no daemon answers: what it wrote down last, for how long it is silent, what to do."""
+"""Knows what can be said when no daemon answers: whether it is down, starts or hangs, what it did last, what to do."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from autoperfd.ctl.terminal import complain, print_json, print_text
-from autoperfd.daemon.views import StatusView, iso, read_snapshot, render_down, to_data
+from autoperfd.ctl.terminal import complain, print_json, print_text, wide
+from autoperfd.daemon.screen import columns_of, render_silent
+from autoperfd.daemon.views import StatusView, clock, duration, iso, read_snapshot, to_data
 
 NOT_RUNNING = 3
 START = "Start it: `sudo systemctl start autoperfd`. Why it ended: `journalctl -u autoperfd -e`."
+HANGS = "systemd restarts it when it stays silent for 30 s. Else: `sudo systemctl restart autoperfd`. No test is lost."
+STARTS = "Ask again in a few seconds. What it is at: `journalctl -u autoperfd -e`."
 _MOST = 16 * 1024 * 1024
+_VERSION_AT = 60  # of the header of an SQLite file: what PRAGMA user_version gives, four bytes
 
 
 def read_when_down(state: Path) -> StatusView | None:
@@ -22,18 +29,93 @@ def read_when_down(state: Path) -> StatusView | None:
         return None
 
 
-def status_when_down(runtime: Path, state: Path, as_json: bool) -> int:
-    """Print what is known without a daemon; returns the exit status for it."""
-    view = read_when_down(state)
-    if as_json:
-        known = to_data(view) if view else None
-        written_at = iso(view.now) if view else None
-        print_json({"running": False, "written_at": written_at, "status": known, "hint": START})
-    elif view is not None:
-        print_text(render_down(view, view.now, time.time(), START))
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """What is said of a daemon that does not answer. `text`: the screen, "" where nothing is remembered."""
+
+    exit: int
+    text: str
+    data: dict[str, object]
+    message: str
+    hint: str
+
+    def tell(self, as_json: bool) -> int:
+        """Print it; the exit status."""
+        if as_json:
+            print_json(self.data)
+        elif self.text:
+            print_text(self.text)
+        else:
+            complain(self.message, self.hint)
+        return self.exit
+
+
+def when_down(runtime: Path, state: Path) -> Silence:
+    """What is known where nothing listens at the socket."""
+    held, newer = _holder(state), _newer(state)
+    if held:
+        gone, hint = f"autoperfd ({held}) is starting or ending just now and does not answer yet", STARTS
+    elif newer:
+        gone, hint = "autoperfd is not running", newer
     else:
-        complain(
-            f"autoperfd is not running: nothing answers at {runtime}/control.sock",
-            f"{START} There is no readable {state}/status.json that tells what it did last.",
-        )
-    return NOT_RUNNING
+        gone, hint = "autoperfd is not running", START
+    return _silence(state, gone, hint, f"nothing answers at {runtime}/control.sock", NOT_RUNNING)
+
+
+def when_hung(runtime: Path, state: Path) -> Silence:
+    """What is known where the daemon listens, but does not answer."""
+    held = _holder(state)
+    gone = f"autoperfd{f' ({held})' if held else ''} does not answer in time"
+    return _silence(state, gone, HANGS, f"it listens at {runtime}/control.sock", 1)
+
+
+def _silence(state: Path, gone: str, hint: str, where: str, status: int) -> Silence:
+    view = read_when_down(state)
+    data: dict[str, object] = {
+        "running": False,
+        "written_at": iso(view.now) if view else None,
+        "status": to_data(view) if view else None,
+        "hint": hint,
+    }
+    text = ""
+    if view is not None:
+        ago = f"{duration(time.time() - view.now)} ago ({clock(view.now)})"
+        text = render_silent(view, f"{gone}; it was last heard of {ago}.", hint, columns_of(wide()))
+    nothing = f"There is no readable {state}/status.json that tells what it did last."
+    return Silence(status, text, data, f"{gone}: {where}", f"{hint} {nothing}")
+
+
+def _holder(state: Path) -> str:
+    """The process that holds the state folder, "pid 812"; "" where none does, or where nobody may look."""
+    try:
+        fd = os.open(state / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        words = os.pread(fd, 200, 0).decode("ascii", "replace").split()
+        return " ".join(words[:2]) if len(words) >= 2 and words[1].isdecimal() else "an unknown process"
+    except OSError:  # a file system without locks
+        return ""
+    finally:
+        os.close(fd)
+    return ""
+
+
+def _newer(state: Path) -> str:
+    """What to do about a memory that a newer autoperfd has written; "" where that is not so, or cannot be seen."""
+    from autoperfd.verify.memory import KNOWN_VERSION
+
+    try:
+        with (state / "autoperf.db").open("rb") as file:
+            header = file.read(_VERSION_AT + 4)
+    except OSError:
+        return ""
+    version = int.from_bytes(header[_VERSION_AT:])
+    if not header.startswith(b"SQLite format 3\0") or version <= KNOWN_VERSION:
+        return ""
+    return (
+        f"It cannot start: a newer autoperfd has written its memory (version {version}, this one knows up to "
+        f"{KNOWN_VERSION}). Install the newer autoperfd again; nothing was changed."
+    )

@@ -36,10 +36,13 @@ def _quick_status(words: list[str]) -> int | None:
     from autoperfd.ctl import client, terminal
 
     try:
-        reply = client.ask(os.environ.get("AUTOPERF_RUNTIME_DIR") or RUNTIME, "status")
-    except TimeoutError:
-        terminal.complain("the daemon does not answer in time", "Look at `systemctl status autoperfd`")
-        return 1
+        reply = client.ask(os.environ.get("AUTOPERF_RUNTIME_DIR") or RUNTIME, "status", terminal.wide())
+    except TimeoutError:  # once is enough to wait
+        from autoperfd.ctl import down
+        from autoperfd.ctl.places import places
+
+        where = places(None, None)
+        return down.when_hung(where.runtime, where.state).tell(as_json=len(words) == 2)
     except (OSError, ValueError):  # the long way finds out more: another place, or what is remembered
         return None
     return terminal.print_reply(reply, as_json=len(words) == 2)

@@ -8,6 +8,17 @@ import sys
 _LOUD, _QUIET = "\x1b[1;31m", "\x1b[0m"
 
 
+def wide() -> dict[str, object]:
+    """How wide the terminal is, for the daemon, which lays the text out; {} where there is none."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal():
+        return {"columns": int(told[:6])}
+    try:
+        return {"columns": os.get_terminal_size(sys.stdout.fileno()).columns}
+    except (OSError, ValueError, AttributeError):  # a pipe, a file, or what a test put there
+        return {}
+
+
 def print_reply(reply: dict[str, object], as_json: bool = False) -> int:
     """Print the daemon's reply, a refusal on standard error, and return its exit status."""
     if not reply.get("ok"):
@@ -62,5 +73,15 @@ def coloured() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 
+def moves() -> bool:
+    """Whether standard output is a terminal on which the screen can be drawn anew."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def loud(line: str) -> bool:
+    """Whether a line of text asks for a person."""
+    return line.startswith(("! ", "HELD:", "To do:"))
+
+
 def _painted(line: str) -> str:
-    return f"{_LOUD}{line}{_QUIET}" if line.startswith(("! ", "HELD:", "To do:")) else line
+    return f"{_LOUD}{line}{_QUIET}" if loud(line) else line

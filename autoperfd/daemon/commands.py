@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autoperfd.core import messages as m
-from autoperfd.daemon import archive, condition, copies, story, views
+from autoperfd.daemon import archive, condition, copies, screen, story, views
 from autoperfd.daemon.control import Question, Reply, Who
 from autoperfd.daemon.engine import Engine, Entry
 from autoperfd.daemon.pins import fingerprint
@@ -37,17 +37,18 @@ def answer(engine: Engine, question: Question) -> None:
 
 def _status(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     view = condition.status(engine)
-    return Reply(text=views.render_status(view), data=views.to_data(view), exit=views.status_exit(view))
+    text = screen.render_status(view, screen.columns_of(args))
+    return Reply(text=text, data=views.to_data(view), exit=views.status_exit(view))
 
 
 def _list(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     view = condition.listing(engine)
-    return Reply(text=views.render_list(view), data=views.to_data(view))
+    return Reply(text=screen.render_list(view), data=views.to_data(view))
 
 
 def _show(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     view = condition.show(engine, engine.find(_text(args, "experiment")))
-    return Reply(text=views.render_show(view), data=views.to_data(view))
+    return Reply(text=screen.render_show(view), data=views.to_data(view))
 
 
 def _why(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:

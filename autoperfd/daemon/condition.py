@@ -9,10 +9,11 @@ import autoperfd
 from autoperfd.core.ess import timestamp
 from autoperfd.core.lifecycle import BUSY
 from autoperfd.core.plan import Machine
-from autoperfd.core.policy import todo
+from autoperfd.core.policy import KEPT, todo
 from autoperfd.core.text import coded
-from autoperfd.daemon import story, views
+from autoperfd.daemon import screen, story, views
 from autoperfd.daemon.engine import Engine, Entry
+from autoperfd.daemon.gist import Failure
 
 FORESEEN_SECS = 7 * 86_400.0
 
@@ -33,6 +34,8 @@ def status(engine: Engine) -> views.StatusView:
         failures=tuple(failures[:5]),
         attention=(*engine.attention, *undelivered, *_tight(engine), *filter(None, (engine.trouble(),))),
         warnings=tuple(engine.warnings()),
+        told=_told(engine),
+        free_bytes=engine.space().free,
     )
 
 
@@ -112,7 +115,7 @@ def why(engine: Engine, entry: Entry, test: str, index: int) -> story.Story:
         index=index,
         queued=queued,
         hold=engine.hold,
-        changes=tuple(entry.changes),
+        changes=tuple(entry.gist.changes),
     )
 
 
@@ -138,14 +141,17 @@ def experiment(engine: Engine, entry: Entry) -> views.ExperimentView:
         failed=life.failed,
         skipped=life.skipped,
         current=current,
-        remaining_secs=_remaining_secs(entry, remaining, now),
+        **_foreseen(entry, remaining),
         halted_cause=life.cause,
         halted_reason=coded(life.code, life.reason) if life.state == "halted" else "",
         todo=todo(life.cause, life.probing, entry.row.name, life.code) if life.state == "halted" else "",
         failures_in_a_row=life.failures_in_a_row,
         failures_allowed=life.experiment.policy.halt_after_consecutive_failures,
         machines=tuple(_machine(entry, machine) for machine in life.experiment.machines),
-        changes=tuple(f"{each.sentence()}, seen {views.clock(each.wall)}" for each in reversed(entry.changes)),
+        changes=tuple(f"{each.sentence()}, seen {views.clock(each.wall)}" for each in reversed(entry.gist.changes)),
+        ends="".join(entry.gist.ends),
+        reasons=_reasons(entry),
+        wanted_bytes=_wanted(entry, remaining),
     )
 
 
@@ -155,7 +161,9 @@ def _sentence(engine: Engine, entry: Entry) -> str:
         what = {"soft": "reboots", "forced": "reboots by force", "power": "cycles the power of"}[life.rung]
         return f"{what} {', '.join(life.climbing)}, which did not get well by waiting: {coded(life.code, life.reason)}"
     if life.state == "backing-off":
-        return f"waits before it tries the machines again: {coded(life.code, life.reason)}"
+        left = entry.gist.looks_at - engine.clock.wall()
+        when = f", which it does in {views.duration(left)}" if left > 0 else ""
+        return f"waits before it tries the machines again{when}: {coded(life.code, life.reason)}"
     if life.state == "idle" and life.outcome == "waiting":
         other = engine.blocker(entry)
         return f"waits for {other.row.name}, which uses its machines or network" if other else ""
@@ -168,31 +176,61 @@ def _tight(engine: Engine) -> list[str]:
     for entry in engine.entries.values():
         life = entry.life
         measured = life.succeeded + life.failed
-        if life.state in BUSY and measured and sum(entry.spans) > 0.0:
-            tests = min(life.remaining(), int(FORESEEN_SECS * len(entry.spans) / sum(entry.spans)))
+        per_hour = entry.gist.pace.per_hour()
+        if life.state in BUSY and measured and per_hour:
+            tests = min(life.remaining(), int(FORESEEN_SECS / 3600 * per_hour))
             needed = tests * life.kept_bytes // measured
             if needed > free:
                 found.append(
-                    f"The next results of {entry.row.name} need about {_size(needed)} of disk, {_size(free)} are free: "
-                    "make room in time, it halts before the disk is full"
+                    f"The next results of {entry.row.name} need about {screen.size(needed)} of disk, "
+                    f"{screen.size(free)} are free: make room in time, it halts before the disk is full"
                 )
     return found
 
 
-def _size(count: int) -> str:
-    return f"{count / (1 << 30):.1f} GB" if count >= 1 << 30 else f"{max(1, count >> 20)} MB"
-
-
-def _remaining_secs(entry: Entry, remaining: int, now: float) -> float | None:
-    life = entry.life
+def _foreseen(entry: Entry, remaining: int) -> dict[str, float | None]:
+    """When the experiment should be over, and how fast it goes; nothing of one that is not at work."""
+    life, gist = entry.life, entry.gist
     if not remaining or life.state not in BUSY:
-        return None
-    if entry.spans:
-        return remaining * sum(entry.spans) / len(entry.spans)
-    plan_secs = (
-        life.plan.duration_secs if life.plan else life.sweep.at(min(life.cursor, life.sweep.count - 1))["duration_secs"]
-    )
-    return remaining * (plan_secs + 5.0)
+        return {}
+    ahead = life.remaining() - len(life.requeued)
+    secs = gist.rest(life.sweep, min(life.cursor, life.sweep.count - 1) if ahead > 0 else 0)
+    foreseen = gist.pace.foresee(remaining, secs)
+    return {
+        "remaining_secs": foreseen.middle,
+        "remaining_low_secs": foreseen.low,
+        "remaining_high_secs": foreseen.high,
+        "tests_per_hour": gist.pace.per_hour(),
+    }
+
+
+def _reasons(entry: Entry) -> tuple[views.ReasonView, ...]:
+    """Why attempts failed, the most frequent reason first."""
+    groups: dict[tuple[str, str], list[Failure]] = {}
+    for failure in entry.gist.failures:
+        if failure.status not in (*KEPT, "skipped"):
+            groups.setdefault((failure.code or failure.status, failure.blame), []).append(failure)
+    found = [
+        views.ReasonView(code, blame, len(failures), failures[-1].reason, failures[-1].test)
+        for (code, blame), failures in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda reason: -reason.attempts))
+
+
+def _wanted(entry: Entry, remaining: int) -> int | None:
+    """Bytes that the results of the rest should take; None: not known yet."""
+    life = entry.life
+    kept = life.succeeded + life.failed
+    return remaining * life.kept_bytes // kept if kept and life.state in BUSY else None
+
+
+def _told(engine: Engine) -> views.ToldView:
+    count, latest = engine.store.told()
+    waiting = len(engine.store.waiting_messages())
+    if latest is None:
+        return views.ToldView(count, waiting)
+    at, kind, facts = latest
+    return views.ToldView(count, waiting, at, kind, str(json.loads(facts).get("experiment", "")))
 
 
 def _machine(entry: Entry, machine: Machine) -> views.MachineView:

@@ -11,7 +11,6 @@ import json
 import logging
 import queue
 import random
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,11 +23,11 @@ from autoperfd.core.names import KEYS
 from autoperfd.core.plan import Machine, Tool
 from autoperfd.core.policy import KEPT
 from autoperfd.core.settings import DaemonSettings
-from autoperfd.core.survey import Difference, differences
 from autoperfd.core.text import coded
 from autoperfd.daemon import files, notify, store
 from autoperfd.daemon.control import Question
 from autoperfd.daemon.exports import Exports
+from autoperfd.daemon.gist import Gist
 from autoperfd.daemon.pins import PinBook
 from autoperfd.daemon.space import FEW_INODES, Reserve, Space
 from autoperfd.daemon.store import (
@@ -50,7 +49,6 @@ from autoperfd.tools.judging import FIGURES
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECS = 5.0
-MOST_SURVEYS = 200  # of an experiment that are looked through for what changed on its machines
 ASLEEP_SECS = 5.0  # a controller that slept this long looks at everything anew
 
 
@@ -122,9 +120,10 @@ class Entry:
     host_keys: dict[str, str] = field(default_factory=dict)  # machine -> fingerprint, from the latest validation
     seen: dict[str, float] = field(default_factory=dict)  # machine -> wall of its latest answer
     trouble: dict[str, str] = field(default_factory=dict)
-    spans: deque[float] = field(default_factory=lambda: deque(maxlen=10))  # seconds from verdict to verdict, lately
-    decided_at: float = 0.0  # monotonic
-    changes: list[Difference] = field(default_factory=list)  # of its machines while it runs, oldest first
+    gist: Gist = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gist = Gist(self.row.id)
 
 
 class Engine:
@@ -190,7 +189,7 @@ class Engine:
                 life.plan = store.plan_of(open_attempt)
                 life.facts = json.loads(open_attempt.facts)
             entry = Entry(row, life, self._exports(row, life, loaded.exports.get(row.id, "")))
-            entry.changes = self._changes(entry)
+            entry.gist.recall(self.store)
             self.entries[row.id] = entry
 
     def restart(self, *, crashed: bool) -> None:
@@ -267,9 +266,7 @@ class Engine:
         self._commit(entry, event, step, test or life.test, extra)
         if any(isinstance(c, m.AttemptOpened | m.AttemptClosed | m.TestDecided) for c in step.changes):
             self._export(entry)
-        if any(isinstance(change, m.AttemptOpened) for change in step.changes):
-            entry.changes = self._changes(entry)
-        self._note_span(entry, event, step)
+        entry.gist.note(event, step, self.store)
         if step.replaces_work:
             self.workers.cancel(life.id)
             if step.order is not None:
@@ -280,18 +277,6 @@ class Engine:
         if step.reschedule:
             self.schedule()
         return step
-
-    def _changes(self, entry: Entry) -> list[Difference]:
-        return list(differences(self.store.surveys(entry.row.id, MOST_SURVEYS)))
-
-    @staticmethod
-    def _note_span(entry: Entry, event: m.Event, step: Step) -> None:
-        if step.event == "scheduled":
-            entry.decided_at = event.now
-        if any(isinstance(change, m.TestDecided) for change in step.changes):
-            if entry.decided_at:
-                entry.spans.append(event.now - entry.decided_at)
-            entry.decided_at = event.now
 
     def _commit(self, entry: Entry, event: m.Event, step: Step, test: str, extra: Sequence[store.Write]) -> None:
         life = entry.life

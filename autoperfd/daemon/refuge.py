@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import autoperfd
 from autoperfd.core.settings import DaemonSettings
-from autoperfd.daemon import files, notify, place, views
+from autoperfd.daemon import files, notify, place, screen, views
 from autoperfd.daemon.control import Reply, Who
 from autoperfd.daemon.pulse import Pulse
 from autoperfd.daemon.store import OutboxRow
@@ -302,17 +302,18 @@ class Refuge:
         """What can be said to a caller; any thread."""
         view = self._view()
         if command == "status":
-            return Reply(text=views.render_status(view), data=views.to_data(view), exit=views.status_exit(view))
+            text = screen.render_status(view, screen.columns_of(args))
+            return Reply(text=text, data=views.to_data(view), exit=views.status_exit(view))
         if command == "list":
             listing = views.ListView(view.now, view.experiments)
-            text = views.render_list(listing) if view.experiments else "No experiment is known.\n"
+            text = screen.render_list(listing) if view.experiments else "No experiment is known.\n"
             return Reply(text=text, data=views.to_data(listing))
         if command == "show":
             wanted = args.get("experiment")
             known = next((e for e in view.experiments if e.name == wanted), None)
             if known is not None:
                 show = views.ShowView(view.now, known, str(self._settings.state / "results"))
-                return Reply(text=views.render_show(show), data=views.to_data(show))
+                return Reply(text=screen.render_show(show), data=views.to_data(show))
         incident = self.incident
         error = f"autoperfd is in refuge since {views.clock(incident.since)} and does nothing: {incident.sentence}"
         return Reply.refused(error, f"{incident.todo} {self._again()}")

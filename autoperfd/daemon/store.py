@@ -341,6 +341,24 @@ class Store:
         """Names of decided tests at `place` of the sweep or later."""
         return [row[1] for row in self._tests("experiment = ? AND place >= ? AND status <> ''", (experiment, place))]
 
+    def decided_lately(self, experiment: int, limit: int) -> list[tuple[str, float]]:
+        """(name, when it was decided) of tests that are not skipped, the farthest of the sweep."""
+        where = "experiment = ? AND status NOT IN ('', 'skipped') ORDER BY place DESC LIMIT ?"
+        return [(row[1], row[5]) for row in self._tests(where, (experiment, limit))]
+
+    def lately(self, experiment: int, limit: int) -> list[SaveHistory]:
+        """Those of the latest lines of the whole history that are of one experiment, oldest first."""
+        columns = ", ".join(SaveHistory.__slots__)
+        where = "id > (SELECT COALESCE(MAX(id), 0) FROM history) - ? AND experiment = ? ORDER BY id"
+        rows = self._rows(f"SELECT {columns}, sum FROM history WHERE {where}", (limit, experiment))
+        return [SaveHistory(*row) for row in rows]
+
+    def told(self) -> tuple[int, tuple[float, str, str] | None]:
+        """(how many messages were delivered, (when it was made, kind, facts) of the latest of them)."""
+        rows = list(self._rows(f"{_DELIVERED} ORDER BY created DESC LIMIT 1"))
+        (count,) = self._db.execute("SELECT COUNT(*) FROM outbox WHERE state = 'sent'").fetchone()
+        return int(count), (rows[0][1], rows[0][2], rows[0][3]) if rows else None
+
     def waiting_messages(self) -> list[OutboxRow]:
         """Messages that are neither sent nor given up, oldest first."""
         columns = ", ".join(OutboxRow.__slots__)
@@ -520,6 +538,7 @@ class Store:
             raise StoreError(f"a row of the memory's table {table} does not match its checksum", hint=_READ_HINT)
 
 
+_DELIVERED = f"SELECT {', '.join(OutboxRow.__slots__)}, sum FROM outbox WHERE state = 'sent'"
 _FARTHEST = 2**63 - 1  # SQLite's largest integer; a space may be larger, no experiment ever gets there
 _READ_HINT = "Nothing was changed; keep the file, restore it from a backup or move it aside to begin anew"
 

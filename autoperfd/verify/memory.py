@@ -12,6 +12,8 @@ from urllib.parse import quote
 from autoperfd.daemon.store import MIGRATIONS, SCHEMA_VERSION
 from autoperfd.verify.findings import Findings, Unreadable
 
+KNOWN_VERSION: int = SCHEMA_VERSION
+
 NUMBERED_BY_SQLITE = ("attempts", "requeued", "history")
 """Tables whose `id` SQLite gives; it has no part in a row's checksum."""
 

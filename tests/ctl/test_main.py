@@ -8,10 +8,12 @@ import os
 import pty
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -189,7 +191,7 @@ def test_an_answer_that_makes_no_sense_is_said(words: list[str], answer: bytes, 
     ("error", "status", "told"),
     [
         (PermissionError(13, "Permission denied"), 1, "member of group autoperf"),
-        (TimeoutError("timed out"), 1, "systemctl status autoperfd"),
+        (TimeoutError("timed out"), 1, "does not answer in time"),
         (ConnectionRefusedError(111, "Connection refused"), 3, "systemctl start autoperfd"),
     ],
 )
@@ -290,6 +292,43 @@ def on_a_terminal(words: list[str], **environment: str) -> str:
     os.close(parent)
     program.wait(30)
     return shown.decode().replace("\r\n", "\n")
+
+
+def watched(until: bytes, **environment: str) -> str:
+    """What `status --watch` writes to a terminal until that is seen, it is interrupted and has ended."""
+    parent, child = pty.openpty()
+    program = subprocess.Popen(
+        [*PROGRAM, "status", "--watch"],
+        stdout=child,
+        stderr=child,
+        stdin=child,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "60", "LINES": "30", **environment},
+    )
+    os.close(child)
+    shown = b""
+    deadline = time.monotonic() + 30
+    try:
+        while part := os.read(parent, 4096):
+            shown += part
+            assert time.monotonic() < deadline, shown
+            if until in shown:
+                program.send_signal(signal.SIGINT)
+                until = b"never again"
+    except OSError:  # the terminal's other end is closed
+        pass
+    os.close(parent)
+    assert program.wait(30) == 0
+    return shown.decode()
+
+
+def test_watch_draws_in_place_on_a_terminal(daemon: Daemon) -> None:
+    screens = iter([f"number {n}\n" for n in range(1000)])
+    daemon.replies["status"] = lambda args: Reply(text=f"{next(screens)}x  [##..]\n  lately    +x\n! p3 is away\n")
+    shown = watched(b"number 1")
+    assert "\x1b[?1049h" in shown and "\x1b[?1049l" in shown  # a screen of its own, taken away at the end
+    assert "number 0" in shown and "\x1b[1;31m! p3 is away\x1b[0m" in shown and "\x1b[32m##\x1b[0m" in shown
+    assert ("status", {"columns": 60}) in daemon.asked
+    assert "31m" not in watched(b"number", NO_COLOR="1") and "number" in watched(b"number", TERM="dumb")
 
 
 def test_colours_only_on_a_terminal_that_wants_them(daemon: Daemon, capsys: Capture) -> None:

@@ -56,7 +56,7 @@ def test_status(rig: Rig) -> None:
     rig.submit(toml(), toml("B"))
     rig.running()
     reply = rig.ask("status")
-    assert f"now {T100} attempt 1 of 3" in " ".join(reply.text.split()) and reply.exit == 0
+    assert f"now {T100}, attempt 1 of 3" in " ".join(reply.text.split()) and reply.exit == 0
     first, second = reply.data["experiments"]
     assert (first["name"], first["state"], first["tests_done"], first["tests_total"]) == ("PCG #1", "running", 0, 2)
     assert second["sentence"] == "waits for PCG #1, which uses its machines or network"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoperfd.daemon.screen import render_list, render_show, render_silent, render_status
 from autoperfd.daemon.views import (
     AttemptView,
     CurrentView,
@@ -19,16 +20,14 @@ from autoperfd.daemon.views import (
     IntakeView,
     ListView,
     MachineView,
+    ReasonView,
     ShowView,
     StatusView,
+    ToldView,
     attention,
     duration,
     escaped,
     read_snapshot,
-    render_down,
-    render_list,
-    render_show,
-    render_status,
     snapshot,
     status_exit,
     summary,
@@ -49,6 +48,15 @@ RUNNING = ExperimentView(
     failed=1,
     current=CurrentView(TEST, 2, 3, 14, 646),
     remaining_secs=353_000,
+    remaining_low_secs=353_000,
+    remaining_high_secs=441_000,
+    tests_per_hour=5.2,
+    ends="++++x+o+++++x+",
+    reasons=(
+        ReasonView("TIMEOUT", "test", 2, "sub_0 on p2 did not end in 90 s", "30SEC_100B_1PUB_1SUB_REL_UC_100LC"),
+        ReasonView("REBOOTED", "machine", 1, "p2 restarted by itself", "30SEC_200B_1PUB_1SUB_REL_UC_100LC"),
+    ),
+    wanted_bytes=3_400_000_000,
     failures_in_a_row=1,
     failures_allowed=10,
     machines=(P1, P2),
@@ -73,6 +81,8 @@ STATUS = StatusView(
     NOW - 273_600,
     experiments=(RUNNING, HALTED, WAITING, FINISHED),
     failures=(FAILURE,),
+    told=ToldView(3, 1, NOW - 7200, "halt", "soak"),
+    free_bytes=44_000_000_000,
     attention=("The webhook was refused with HTTP 404: correct its URL in autoperfd.toml.",),
 )
 
@@ -86,21 +96,21 @@ def test_the_screen_of_status_answers_what_a_person_asks() -> None:
         """
         autoperfd 0.1.0 (pid 812), up 3 d 4 h: running PCG #1 (12 of 600); 1 halted; 1 waiting
 
-        soak: halted, 3 of 36 tests (8 %)
+        soak: halted  [#...................]  3 of 36 tests (8 %)
           halted    by machine: p3 has not answered for 30 min
           machines  p3 (169.254.248.57) away, seen 12 min ago: ping is silent; SSH: no route to host
 
-        PCG #1: running, 12 of 600 tests (2 %), 1 failed; 4 d 2 h left, until 2026-11-22 13:10 UTC
-          now       600SEC_100B_15PUB_15SUB_BE_MC_3DUR_100LC
-                    attempt 2 of 3, for 14 s, 11 min left
-          in a row  1 test given up; halts at 10
+        PCG #1: running  [#...................]  12 of 600 tests (2 %), 11 ok, 1 failed
+          now       600SEC_100B_15PUB_15SUB_BE_MC_3DUR_100LC, attempt 2 of 3, for 14 s, 11 min left
+          left      4 d 2 h to 5 d 2 h, until 2026-11-22 13:10 to 2026-11-23 13:36 UTC; 5.2 tests an hour
+          lately    ++++x+o+++++x+  (x failed, o somebody else's fault)
+          failed    2 x TIMEOUT: sub_0 on p2 did not end in 90 s; 1 more reason
           machines  p1, p2 ok
 
         RCG #1: waiting, 0 of 500 tests (0 %); waits for p1, used by PCG #1
-        old: finished, 36 of 36 tests (100 %)
-
-        Failed lately:
-          30SEC_100B_1PUB_1SUB_REL_UC_100LC: timeout, sub_0 on p2 did not end in 90 s
+        old: finished, 36 of 36 tests (100 %), 36 ok
+        Messages: 3 delivered, the latest 2 h ago: soak was halted; 1 not delivered yet.
+        Disk: 41.0 GB free, the rest wants about 3.2 GB.
 
         To do:
         ! soak is halted: p3 has not answered for 30 min. Look at its power and cable; it goes on by itself
@@ -147,16 +157,21 @@ def test_a_hold_is_said_at_once() -> None:
 
 def test_when_the_daemon_is_down_the_last_known_is_shown() -> None:
     view, written_at = read_snapshot(snapshot(replace(STATUS, experiments=(RUNNING,), attention=())))
-    assert render_down(view, written_at, NOW + 7200, "Start it: sudo systemctl start autoperfd") == shown(
+    assert written_at == NOW
+    head = "autoperfd is not running; it was last heard of 2 h ago (2026-11-18 11:06 UTC)."
+    assert render_silent(view, head, "Start it: sudo systemctl start autoperfd") == shown(
         """
         autoperfd is not running; it was last heard of 2 h ago (2026-11-18 11:06 UTC).
         Start it: sudo systemctl start autoperfd
 
         The last that is known:
-        PCG #1: running, 12 of 600 tests (2 %), 1 failed; 4 d 2 h left, until 2026-11-22 13:10 UTC
-          now       600SEC_100B_15PUB_15SUB_BE_MC_3DUR_100LC
-                    attempt 2 of 3, for 14 s, 11 min left
-          in a row  1 test given up; halts at 10
+        PCG #1: running  [#...................]  12 of 600 tests (2 %), 11 ok, 1 failed
+          now       600SEC_100B_15PUB_15SUB_BE_MC_3DUR_100LC, attempt 2 of 3, for 14 s, 11 min left
+          left      4 d 2 h to 5 d 2 h, until 2026-11-22 13:10 to 2026-11-23 13:36 UTC; 5.2 tests an hour
+          lately    ++++x+o+++++x+  (x failed, o somebody else's fault)
+          failed    2 x TIMEOUT: sub_0 on p2 did not end in 90 s
+                    1 x REBOOTED, blamed on the machine: p2 restarted by itself
+                    autoperfctl why 30SEC_100B_1PUB_1SUB_REL_UC_100LC
           machines  p1, p2 ok
         """
     )
@@ -188,10 +203,13 @@ def test_show() -> None:
     view = ShowView(NOW, RUNNING, "/var/lib/autoperf/results/PCG_1", facts, (FAILURE,), attempts)
     assert render_show(view) == shown(
         """
-        PCG #1: running, 12 of 600 tests (2 %), 1 failed; 4 d 2 h left, until 2026-11-22 13:10 UTC
-          now       600SEC_100B_15PUB_15SUB_BE_MC_3DUR_100LC
-                    attempt 2 of 3, for 14 s, 11 min left
-          in a row  1 test given up; halts at 10
+        PCG #1: running  [#...................]  12 of 600 tests (2 %), 11 ok, 1 failed
+          now       600SEC_100B_15PUB_15SUB_BE_MC_3DUR_100LC, attempt 2 of 3, for 14 s, 11 min left
+          left      4 d 2 h to 5 d 2 h, until 2026-11-22 13:10 to 2026-11-23 13:36 UTC; 5.2 tests an hour
+          lately    ++++x+o+++++x+  (x failed, o somebody else's fault)
+          failed    2 x TIMEOUT: sub_0 on p2 did not end in 90 s
+                    1 x REBOOTED, blamed on the machine: p2 restarted by itself
+                    autoperfctl why 30SEC_100B_1PUB_1SUB_REL_UC_100LC
           machines  p1, p2 ok
 
           folder   /var/lib/autoperf/results/PCG_1
@@ -330,7 +348,7 @@ def test_no_view_lets_a_foreign_text_through(data: st.DataObject) -> None:
     attempt = AttemptView(text(), 1, text(), text(), text(), text(), text(), text(), text())
     texts = [
         render_status(status),
-        render_down(status, NOW, NOW, text()),
+        render_silent(status, text(), text(), data.draw(st.integers(1, 200))),
         render_list(ListView(NOW, (experiment,), (IntakeView(text(), text(), text(), NOW),))),
         render_show(ShowView(NOW, experiment, text(), ((text(), text()),), (failure,), (attempt,))),
     ]
