@@ -7,11 +7,15 @@ import re
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from autoperfd.core.config import Experiment, read_experiments
 from autoperfd.core.names import test_name
 from autoperfd.core.plan import Plan, Setting, distribute
+from autoperfd.daemon import screen
+from autoperfd.daemon.views import count as count_of
 from autoperfd.daemon.views import duration
 from autoperfd.errors import AutoperfError
 from autoperfd.tools import TOOLS
@@ -19,6 +23,10 @@ from autoperfd.tools import TOOLS
 MAX_BYTES = 1024 * 1024  # of an experiment file
 DOMAIN = 1  # stands for the one each attempt leases
 
+REBOOT_SECS = 60  # a Raspberry Pi from the command to the next login
+PINGS_A_SEC = 20  # rows of latency a second at latency_count 100, as in real data of 100 bytes
+PACKED = 5  # times that text of figures is packed
+ARCHIVE_BYTES = 6000  # of records and evidence, whatever was measured
 _SAMPLES = 1000  # tests looked at to estimate the hours and to find warnings
 
 
@@ -28,28 +36,84 @@ def read(file: str, power: Collection[str]) -> tuple[bytes, tuple[Experiment, ..
     return data, read_experiments(data, file, TOOLS, power)
 
 
-def report(file: str, experiments: Collection[Experiment]) -> str:
-    """What the file would do, as text for a person."""
+def report(file: str, experiments: Collection[Experiment], results: Path, test: str = "") -> str:
+    """What the file would do, as text for a person; command lines are of the first test, or of `test`.
+
+    `results`: the folder they would lie in. AutoperfError where no experiment has that test.
+    """
     n = len(experiments)
     lines = [f"{file}: {n} experiment{'' if n == 1 else 's'}, no problems."]
-    for experiment in experiments:
-        lines += ["", *_experiment(experiment)]
+    for experiment in _having(experiments, test):
+        lines += ["", *_experiment(experiment, results, test)]
     return "\n".join(lines) + "\n"
 
 
-def facts(experiments: Collection[Experiment]) -> list[dict[str, object]]:
+def _having(experiments: Collection[Experiment], test: str) -> list[Experiment]:
+    found = [e for e in experiments if not test or _index(e, test) is not None]
+    if not found:
+        raise AutoperfError(
+            f"no experiment of the file has a test {test!r}", hint="The report without --test names some"
+        )
+    return found
+
+
+def _index(experiment: Experiment, test: str) -> int | None:
+    return experiment.sweep.seeded(experiment.seed or 0).index_of(test)
+
+
+def probed(text: bytes, ask: Callable[[str, dict[str, object]], Mapping[str, object]]) -> tuple[str, bool, object]:
+    """What the daemon sees of the machines of a file: (text, whether all are fit, the same for a script)."""
+    data = ask("probe", {"text": text.decode("utf-8", "surrogateescape")}).get("data")
+    found = data.get("machines") if isinstance(data, Mapping) else None
+    if not isinstance(found, list):
+        raise AutoperfError("the daemon's answer to a probe makes no sense")
+    lines = ["", "Machines as the daemon sees them now:"]
+    for seen in found:
+        lines += _seen(seen)
+    return "\n".join(lines) + "\n", all(seen.get("well") is not False for seen in found), found
+
+
+def _seen(seen: Mapping[str, Any]) -> Iterator[str]:
+    name = seen.get("machine")
+    if seen.get("well") is None:
+        yield f"?   {name}: {seen.get('sentence')}"
+    elif not seen["well"]:
+        yield f"!   {name}: {seen.get('sentence')}"
+        if seen.get("hint"):
+            yield f"      {seen['hint']}"
+    else:
+        facts: Mapping[str, str] = seen.get("facts", {})
+        what = [facts[key] for key in ("board", "cpu", "os", "kernel") if facts.get(key)]
+        nics = [_nic(facts, key.split(".")[1]) for key in facts if key.startswith("nic.") and key.endswith(".mtu")]
+        skew = facts.get("clock_skew")
+        clock = [f"clock {float(skew):+.3f} s off"] if skew else []
+        yield f"ok  {name}: {'; '.join([*what, *nics, *clock])}"
+        for warning in seen.get("warnings", ()):
+            yield f"      {warning}"
+
+
+def _nic(facts: Mapping[str, str], name: str) -> str:
+    speed, duplex = (facts.get(f"nic.{name}.{key}") for key in ("mbps", "duplex"))
+    words = [f"{speed} Mbit/s" if speed else "", f"{duplex} duplex" if duplex in ("full", "half") else ""]
+    return " ".join(filter(None, (name, *words, f"MTU {facts[f'nic.{name}.mtu']}")))
+
+
+def facts(experiments: Collection[Experiment], test: str = "") -> list[dict[str, object]]:
     """The same for a script."""
     found: list[dict[str, object]] = []
-    for experiment in experiments:
+    for experiment in _having(experiments, test):
         sweep = experiment.sweep.seeded(experiment.seed or 0)
-        plan = _plan(experiment, sweep.at(0), sweep.name_at(0))
+        index = (sweep.index_of(test) if test else 0) or 0
+        plan = _plan(experiment, sweep.at(index), sweep.name_at(index))
         found.append(
             {
                 "name": experiment.name,
                 "tool": experiment.tool,
                 "tests": experiment.sweep.count,
                 "measuring_secs": _measuring_secs(experiment),
-                "first_test": plan.test_name,
+                "reboots": _reboots(experiment),
+                "results_bytes": int(_archived_all(experiment)),
+                "shown_test": plan.test_name,
                 "warnings": _warnings(experiment),
                 "command_lines": [
                     {
@@ -80,23 +144,29 @@ def read_bytes(file: str) -> bytes:
     return data
 
 
-def _experiment(experiment: Experiment) -> Iterator[str]:
+def _experiment(experiment: Experiment, results: Path, test: str) -> Iterator[str]:
     sweep = experiment.sweep.seeded(experiment.seed or 0)
     drawn = experiment.sweep.shuffled and experiment.seed is None
     count = sweep.count
     measuring = _measuring_secs(experiment)
     most = measuring + count * experiment.policy.buffer_secs
-    plan = _plan(experiment, sweep.at(0), sweep.name_at(0))
+    index = sweep.index_of(test) if test else 0
+    plan = _plan(experiment, sweep.at(index or 0), sweep.name_at(index or 0))
 
     yield experiment.name
     yield f"  tests     {count}, {experiment.generation.upper()}, {experiment.order}, with {experiment.tool}"
     yield f"  time      {_hours(measuring)} of measuring; {_hours(most)} if every test used up its buffer_secs"
-    yield "            (reboots, retries and the work between tests come on top)"
+    reboots = _reboots(experiment)
+    if reboots:
+        more = f"{count_of(reboots, 'restart')} of all machines, {REBOOT_SECS} s each"
+        yield f"            {_hours(measuring + reboots * REBOOT_SECS)} of measuring with {more}"
+    yield "            (retries, outages and the work between tests come on top)"
+    yield f"  data      {_volume(experiment, results)}"
     for i, machine in enumerate(experiment.machines):
         where = f"{machine.username}@{machine.ip} port {machine.port}"
         yield f"  {'machines' if i == 0 else '        '}  {machine.name} ({machine.allocation}): {where}"
-    yield f"  {'such as' if drawn else 'first'}".ljust(12) + plan.test_name
-    if not drawn and count > 1:
+    yield f"  {'test' if test else 'such as' if drawn else 'first'}".ljust(12) + plan.test_name
+    if not drawn and not test and count > 1:
         yield f"  last      {sweep.name_at(count - 1)}"
     yield from _distribution(experiment)
     yield ""
@@ -151,6 +221,35 @@ def _warnings(experiment: Experiment) -> list[str]:
         *experiment.warnings,
         *(f"{found[0]} (such a warning for {len(found)} of {len(tests)} tests)" for found in kinds.values()),
     ]
+
+
+def _reboots(experiment: Experiment) -> int:
+    """How often the machines are restarted, if nothing fails."""
+    return {"test": experiment.sweep.count, "experiment": 1}.get(experiment.policy.reboot, 0)
+
+
+def _volume(experiment: Experiment, results: Path) -> str:
+    """What the results should take, and whether that fits."""
+    size = int(_archived_all(experiment))
+    try:
+        space = os.statvfs(results)
+    except OSError:
+        return f"about {screen.size(size)} of results (whether they fit cannot be seen from here)"
+    free = space.f_bavail * space.f_frsize
+    fits = f"{screen.size(free)} are free in {results}"
+    return f"about {screen.size(size)} of results; {fits}" + ("" if size < free else ": TOO LITTLE")
+
+
+def _archived_all(experiment: Experiment) -> float:
+    tests = _sampled(experiment)
+    return experiment.sweep.count * sum(map(_archived, tests)) / len(tests)
+
+
+def _archived(test: Mapping[str, Setting]) -> float:
+    """Bytes an archive of a test should have. A row a second and subscriber has 110, a row of latency 60."""
+    secs = float(test.get("duration_secs", 0))
+    latencies = secs * PINGS_A_SEC * 100 / float(test.get("latency_count") or 100)
+    return ARCHIVE_BYTES + (secs * 110 * float(test.get("sub_count", 1)) + latencies * 60) / PACKED
 
 
 def _hours(secs: float) -> str:

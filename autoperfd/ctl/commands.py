@@ -231,12 +231,18 @@ def _verify(context: Context) -> int:
 def _check(context: Context) -> int:
     from autoperfd.ctl import check
 
-    _, experiments = check.read(context.options.file, context.places.power)
-    if context.options.json:
-        terminal.print_json(check.facts(experiments))
+    options, where = context.options, context.places
+    data, experiments = check.read(options.file, where.power)
+    fit, found, machines = True, None, ""
+    if options.probe:
+        machines, fit, found = check.probed(data, context.agreed)
+    if options.json:
+        facts = check.facts(experiments, options.test or "")
+        terminal.print_json({"experiments": facts, "machines": found} if options.probe else facts)
     else:
-        terminal.print_text(check.report(context.options.file, experiments))
-    return 0
+        terminal.print_text(check.report(options.file, experiments, where.state / "results", options.test or ""))
+        terminal.print_text(machines)
+    return 0 if fit else 1
 
 
 def _submit(context: Context) -> int:
@@ -415,10 +421,17 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "check",
-        "look at an experiment file: problems, number of tests, hours, who runs what; needs no daemon",
-        ("autoperfctl check my.toml",),
+        "look at an experiment file: problems, number of tests, hours, data, who runs what; needs no daemon",
+        ("autoperfctl check my.toml", "autoperfctl check my.toml --probe", f"autoperfctl check my.toml --test {_NAME}"),
         _check,
-        (_FILE, _JSON),
+        (
+            _FILE,
+            Argument(("--test",), "show the command lines of this test instead of the first", "NAME"),
+            Argument(
+                ("--probe",), "let the daemon look at the machines, too; exit status 1 where one is not fit", flag=True
+            ),
+            _JSON,
+        ),
     ),
     Command(
         "submit",

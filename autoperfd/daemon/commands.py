@@ -204,6 +204,17 @@ def _addresses(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     return Reply(data={"machines": machines})
 
 
+def _in_use(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
+    """Which experiment uses each of these machines now: args {machines: [{host, port}]}, data {users: [name or ""]}."""
+    users = {
+        (machine.ip, machine.port): entry.row.name
+        for entry in engine.entries.values()
+        if entry.life.holds_machines()
+        for machine in entry.life.experiment.machines
+    }
+    return Reply(data={"users": [users.get((host, port), "") for host, port, _ in machines_of(args, "machines")]})
+
+
 def _pin(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     """Trust exactly these keys of these addresses: args {pins: [{host, port, keys: [line, …]}]}."""
     wall, lines = engine.clock.wall(), []
@@ -259,5 +270,6 @@ COMMANDS: Mapping[str, Command] = {
     "skip": _skip,
     "retry": _retry,
     "addresses": _addresses,
+    "in_use": _in_use,
     "pin": _pin,
 }

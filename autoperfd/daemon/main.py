@@ -20,20 +20,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import autoperfd
 from autoperfd.core.config import Experiment
 from autoperfd.core.plan import Machine
 from autoperfd.core.settings import DaemonSettings, read_settings
 from autoperfd.daemon import behind, commands, condition, copies, files, logs, notify, place, refuge, views
-from autoperfd.daemon.control import Ask, Control, Reply, Who, asker
+from autoperfd.daemon.control import Ask, Control, Reply, asker
 from autoperfd.daemon.engine import Delivered, Engine, Offer, Rejected, Stop
 from autoperfd.daemon.imports import read_history
+from autoperfd.daemon.looks import Looks
 from autoperfd.daemon.parse import read_limited
 from autoperfd.daemon.pins import PinBook
 from autoperfd.daemon.pulse import Pulse
@@ -54,7 +54,6 @@ from autoperfd.errors import (
 from autoperfd.remote import power
 from autoperfd.remote.fleet import Fleet
 from autoperfd.remote.keys import KeyRing
-from autoperfd.remote.threads import HINT, NoThread, begin
 from autoperfd.remote.values import Timing
 from autoperfd.tools import TOOLS
 
@@ -64,9 +63,7 @@ CONFIG = Path("/etc/autoperf/autoperfd.toml")
 SNAPSHOT_SECS = 1.0  # after a change; whatever follows the change at once comes first
 LOCK_SECS = 5.0
 OFFER_SECS = 60.0
-MOST_SCANNED = 200
 TIDY_SECS = 60.0
-SCAN_SECS = 25.0
 
 
 class SystemClock:
@@ -277,7 +274,7 @@ class Daemon:
     def _live(self, control: Control, parts: Parts) -> None:
         engine = parts.engine
         self._report = lambda message, outcome: engine.post(Delivered(message, outcome))
-        self._ask = _scanning(asker(engine.post), parts.fleet, engine.pins)
+        self._ask = Looks(asker(engine.post), parts.fleet, engine.pins, frozenset(self.settings.power))
         intake = Intake(engine, self.settings)
         engine.trouble = lambda: intake.spool.trouble
         self.signals.let(lambda: engine.post(Stop()))
@@ -451,36 +448,6 @@ class Daemon:
         except AutoperfError as error:
             log.warning("%s", error.sentence())
         return views.summary(view.experiments, view.hold)
-
-
-def _scanning(ask: Ask, fleet: Fleet, pins: PinBook) -> Ask:
-    """`ask`, but a look at host keys is done here, on the caller's thread: the network must not hold the engine."""
-
-    def answer(command: str, args: Mapping[str, Any], who: Who) -> Reply:
-        if command != "scan":
-            return ask(command, args, who)
-        machines = commands.machines_of(args, "machines")[:MOST_SCANNED]
-        found: list[dict[str, object]] = [{} for _ in machines]
-
-        def look(place: int) -> None:
-            host, port, item = machines[place]
-            seen: dict[str, object] = {"name": str(item.get("name") or host), "host": host, "port": port}
-            try:
-                seen["keys"] = fleet.scan(host, port)
-            except AutoperfError as error:
-                seen["error"] = error.sentence()
-            found[place] = {**seen, "trusted": pins.keys_for(host, port)}
-
-        try:
-            threads = [begin(partial(look, place), f"scan {place}") for place in range(len(machines))]
-        except NoThread as error:
-            return Reply.refused(f"the host keys cannot be looked at: {error.strerror}", HINT)
-        deadline = time.monotonic() + SCAN_SECS
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return Reply(data={"machines": [seen for seen in found if seen]})
-
-    return answer
 
 
 class Intake:

@@ -7,7 +7,7 @@ line. Pure but for reading the files it is given; any thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from autoperfd.core.plan import (
@@ -25,6 +25,9 @@ from autoperfd.tools.judge_perftest import DATA_FILE, judge, judge_files
 from autoperfd.tools.perftest_left import num_iter
 
 __all__ = ["DATA_FILE", "Perftest", "judge_files", "latency_test_problems"]
+
+SHORT_SECS = 10
+LARGEST_PLAIN = 65_470  # bytes of a sample
 
 ALLOWED: Mapping[str, Allowed] = {
     "duration_secs": Allowed(
@@ -66,14 +69,7 @@ class Perftest:
 
     def warnings(self, settings: Settings) -> list[str]:
         """Sentences about what a test with these settings may do unasked."""
-        limit = num_iter(settings)
-        if settings.get("latency_test") or limit >= 2_000_000 * settings["duration_secs"]:
-            return []
-        rate = limit // settings["duration_secs"]
-        return [
-            f"a publisher stops after {limit} samples (-numIter, bounded by latency_count): "
-            f"the test ends early where one sends more than {rate} samples a second"
-        ]
+        return list(_traps(settings))
 
     def plan(
         self,
@@ -128,6 +124,30 @@ class Perftest:
     def verdict(self, plan: Plan, folder: Path, records: Sequence[ParticipantRecord]) -> Verdict:
         """Judge one attempt from its files and its participants' ends."""
         return judge(plan, folder, records)
+
+
+def _traps(settings: Settings) -> Iterator[str]:
+    secs, limit = settings["duration_secs"], num_iter(settings)
+    if not settings.get("latency_test") and limit < 2_000_000 * secs:
+        yield (
+            f"a publisher stops after {limit} samples (-numIter, bounded by latency_count): "
+            f"the test ends early where one sends more than {limit // secs} samples a second"
+        )
+    if secs < SHORT_SECS:
+        yield (
+            f"{secs} s give {secs - 2} rows or so, of which the first ones are still those of the start: "
+            f"{SHORT_SECS} s or more are better"
+        )
+    if settings.get("use_reliable") is False and settings.get("pub_count", 1) > 1:
+        yield (
+            "best effort with several publishers: subscribers may never end by themselves; they are ended "
+            "a while after the publishers, and without their summary the test counts as no-summary"
+        )
+    if settings.get("datalen_bytes", 0) > LARGEST_PLAIN:
+        yield (
+            f"above {LARGEST_PLAIN} bytes (63000 in versions up to 3.0.1) Perftest uses another type, and up to 4.1.1 "
+            "asynchronous publishing: figures are not comparable with those of smaller samples"
+        )
 
 
 # Command lines

@@ -50,6 +50,77 @@ def test_check_says_what_a_file_would_do(capsys: Capture) -> None:
     assert "      /opt/perftest_cpp -sub -domain 1 " in out
 
 
+def test_check_says_whether_the_results_fit(lab: Path, capsys: Capture) -> None:
+    words = ["check", "good.toml", "--config", str(lab / "autoperfd.toml")]
+    assert main(words) == 0
+    assert "  data      about 1 MB of results (whether they fit cannot be seen from here)\n" in capsys.readouterr().out
+    (lab / "state" / "results").mkdir()
+    assert main(words) == 0
+    assert re.search(rf"about 1 MB of results; [\d.]+ [GM]B are free in {lab}/state/results\n", capsys.readouterr().out)
+    long = FILE.replace("[30]", "[4000000]").replace("[1, 3]", "[1000]").replace("[1, 50]", "[1]")
+    (lab / "long.toml").write_text(long)
+    assert main(["check", "long.toml", *words[2:]]) == 0
+    assert "of results; " in (out := capsys.readouterr().out) and ": TOO LITTLE\n" in out
+
+
+@pytest.mark.usefixtures("lab")
+def test_check_counts_restarts(lab: Path, capsys: Capture) -> None:
+    for policy, said in (("test", "12 min of measuring with 8 restarts"), ("never", None)):
+        line = f'reboot = "{policy}"\n[experiments.qos_settings]'
+        (lab / "r.toml").write_text(FILE.replace("[experiments.qos_settings]", line))
+        assert main(["check", "r.toml"]) == 0
+        out = capsys.readouterr().out
+        assert (said in out) if said else ("restart" not in out)
+
+
+@pytest.mark.usefixtures("lab")
+def test_check_shows_the_command_lines_of_the_test_that_is_asked_for(capsys: Capture) -> None:
+    assert main(["check", "good.toml", "--test", "30SEC_100B_1PUB_3SUB_BE_UC_100LC"]) == 0
+    out = capsys.readouterr().out
+    assert "  test      30SEC_100B_1PUB_3SUB_BE_UC_100LC\n" in out and "    p2: sub_0, sub_1, sub_2\n" in out
+    assert main(["check", "good.toml", "--json", "--test", "30SEC_100B_1PUB_3SUB_BE_UC_100LC"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["shown_test"] == "30SEC_100B_1PUB_3SUB_BE_UC_100LC"
+    assert main(["check", "good.toml", "--test", "30SEC_1B"]) == 1
+    assert "no experiment of the file has a test '30SEC_1B'" in capsys.readouterr().err
+
+
+def test_check_lets_the_daemon_look_at_the_machines(daemon: Daemon, capsys: Capture) -> None:
+    facts = {
+        "board": "Raspberry Pi 4",
+        "kernel": "6.1",
+        "clock_skew": "-0.0123",
+        "nic.eth0.mbps": "1000",
+        "nic.eth0.duplex": "full",
+        "nic.eth0.mtu": "1500",
+        "nic.wlan0.mtu": "1400",
+    }
+    seen: list[dict[str, object]] = [
+        {"experiment": "PCG #1", "machine": "p1", "well": True, "facts": facts, "warnings": ["p1: somebody is there"]},
+        {"experiment": "PCG #1", "machine": "p2", "well": None, "sentence": "B uses it now"},
+    ]
+    daemon.replies["probe"] = Reply(data={"machines": seen})
+    assert main(["check", "good.toml", "--probe"]) == 0
+    assert (
+        "Machines as the daemon sees them now:\n"
+        "ok  p1: Raspberry Pi 4; 6.1; eth0 1000 Mbit/s full duplex MTU 1500; wlan0 MTU 1400; clock -0.012 s off\n"
+        "      p1: somebody is there\n"
+        "?   p2: B uses it now\n"
+    ) in capsys.readouterr().out
+    assert daemon.asked[-1] == ("probe", {"text": FILE})
+    ill = {"experiment": "PCG #1", "machine": "p2", "well": False, "sentence": "p2: is away", "hint": "Look at it"}
+    daemon.replies["probe"] = Reply(data={"machines": [seen[0], ill]})
+    assert main(["check", "good.toml", "--probe"]) == 1
+    assert "!   p2: p2: is away\n      Look at it\n" in capsys.readouterr().out
+    assert main(["check", "good.toml", "--probe", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["machines"][1] == ill
+
+
+@pytest.mark.usefixtures("lab")
+def test_check_without_a_daemon_cannot_probe(capsys: Capture) -> None:
+    assert main(["check", "good.toml", "--probe"]) == 3
+    assert "autoperfd is not running" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("lab")
 def test_check_for_a_script(capsys: Capture) -> None:
     assert main(["check", "--json", "good.toml"]) == 0

@@ -64,6 +64,29 @@ def test_an_experiment_runs_to_its_proven_end(daemon: LiveDaemon, loopback_lab: 
     assert daemon.verify("PCG #1") == []
 
 
+def test_machines_are_looked_at_before_anything_is_submitted(
+    daemon: LiveDaemon, loopback_lab: LoopbackLab, tmp_path: Path
+) -> None:
+    file = tmp_path / "probe.toml"
+    file.write_text(experiment_toml("probed", SETTINGS, machines(loopback_lab), reboot="never"))
+    fit = daemon.ctl("check", str(file), "--probe")
+    assert fit.returncode == 0, fit
+    for machine in loopback_lab.machines:
+        assert f"\nok  {machine.name}: " in fit.stdout
+    off = loopback_lab.machines[1].name
+    loopback_lab.kill(off)
+    unfit = daemon.ctl("check", str(file), "--probe")
+    assert unfit.returncode == 1 and f"\n!   {off}: " in unfit.stdout, unfit
+    assert f"\nok  {loopback_lab.machines[0].name}: " in unfit.stdout
+    loopback_lab.boot(off)
+    daemon.drop("a.toml", file.read_text())
+    daemon.until(lambda: daemon.experiment("probed").get("current") is not None, "an attempt is open")
+    busy = daemon.ctl("check", str(file), "--probe")
+    assert busy.returncode == 0 and busy.stdout.count("probed uses it now") == 2, busy
+    daemon.await_outcome("probed")
+    assert [row["end_status"] for row in daemon.ess("probed")] == ["success"] * 2
+
+
 def test_a_tool_that_is_replaced_between_two_tests_is_told_of(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
     machine = loopback_lab.machines[1]
     tool = machine.home / "perftest_cpp"

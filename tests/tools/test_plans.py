@@ -106,6 +106,27 @@ def test_a_num_iter_that_may_end_a_test_early_is_warned_about() -> None:
     assert "1333333 samples a second" in warning
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"duration_secs": 9}, "9 s give 7 rows"),
+        ({"use_reliable": False, "pub_count": 2}, "may never end by themselves"),
+        ({"datalen_bytes": 65_471}, "above 65470 bytes"),
+    ],
+)
+def test_known_traps_are_warned_about(settings: dict[str, Setting], said: str) -> None:
+    usual: dict[str, Setting] = {
+        "duration_secs": 10,
+        "latency_count": 100,
+        "pub_count": 1,
+        "use_reliable": False,
+        "datalen_bytes": 65_470,
+    }
+    assert Perftest().warnings(usual) == []
+    (warning,) = Perftest().warnings({**usual, **settings})
+    assert said in warning
+
+
 def test_a_latency_test_has_one_publisher_and_answers_every_sample() -> None:
     for each in TOOLS.values():
         base: dict[str, Setting] = {"duration_secs": 10, "pub_count": 2, "sub_count": 1}

@@ -1,0 +1,123 @@
+"""Answers what takes a look at the network: host keys for `trust`, machines for `check --probe`.
+
+Both are done on the caller's thread, for the network must not hold the engine. No machine that is in use is touched.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from autoperfd.core.config import Experiment
+from autoperfd.core.plan import Machine
+from autoperfd.daemon import commands
+from autoperfd.daemon.control import Reply, Who
+from autoperfd.daemon.parse import read_limited
+from autoperfd.daemon.pins import PinBook
+from autoperfd.errors import AutoperfError, ConfigError
+from autoperfd.remote.fleet import Fleet
+from autoperfd.remote.threads import HINT, NoThread, begin
+from autoperfd.tools import TOOLS
+
+Ask = Callable[[str, Mapping[str, Any], Who], Reply]
+MOST_LOOKED_AT = 200  # machines
+LOOK_SECS = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """`ask`: the engine, for everything else. `power`: the names of the power switches an experiment may use."""
+
+    ask: Ask
+    fleet: Fleet
+    pins: PinBook
+    power: Collection[str]
+
+    def __call__(self, command: str, args: Mapping[str, Any], who: Who) -> Reply:
+        """Answer a command."""
+        match command:
+            case "scan":
+                return self._scan(args)
+            case "probe":
+                return self._probe(args, who)
+        return self.ask(command, args, who)
+
+    def _scan(self, args: Mapping[str, Any]) -> Reply:
+        machines = commands.machines_of(args, "machines")[:MOST_LOOKED_AT]
+
+        def look(place: int) -> dict[str, object]:
+            host, port, item = machines[place]
+            seen: dict[str, object] = {"name": str(item.get("name") or host), "host": host, "port": port}
+            try:
+                seen["keys"] = self.fleet.scan(host, port)
+            except AutoperfError as error:
+                seen["error"] = error.sentence()
+            return {**seen, "trusted": self.pins.keys_for(host, port)}
+
+        return _side_by_side(look, len(machines), "scan")
+
+    def _probe(self, args: Mapping[str, Any], who: Who) -> Reply:
+        """Validate the machines of an experiment file: args {text}; data {machines: [{experiment, machine, …}]}."""
+        text = args.get("text")
+        if not isinstance(text, str):
+            return Reply.refused("the command needs the text of an experiment file")
+        try:
+            experiments = read_limited(text.encode(errors="surrogateescape"), "the file", TOOLS, self.power).experiments
+        except ConfigError as error:
+            return Reply.refused(error.message)
+        once: dict[tuple[str, int], tuple[Experiment, Machine]] = {}
+        for experiment in experiments:
+            for machine in experiment.machines:
+                once.setdefault((machine.ip, machine.port), (experiment, machine))
+        wanted = list(once.values())[:MOST_LOOKED_AT]
+        places = [{"host": machine.ip, "port": machine.port} for _, machine in wanted]
+        busy = self.ask("in_use", {"machines": places}, who)
+        if not busy.ok:
+            return busy
+        users = busy.data["users"]
+
+        def look(place: int) -> dict[str, object]:
+            experiment, machine = wanted[place]
+            seen: dict[str, object] = {"experiment": experiment.name, "machine": machine.name}
+            if users[place]:
+                return {**seen, "well": None, "sentence": f"{users[place]} uses it now", "hint": ""}
+            return {**seen, **self._validated(experiment, machine)}
+
+        return _side_by_side(look, len(wanted), "probe")
+
+    def _validated(self, experiment: Experiment, machine: Machine) -> dict[str, object]:
+        tool = TOOLS[experiment.tool]
+        try:
+            found = self.fleet.validate(
+                [machine],
+                tool.probe_argv,
+                tool.probe_exits,
+                wants_reboot=experiment.policy.reboot != "never",
+                cancelled=threading.Event(),
+                patience_secs=0.0,
+            )
+        except AutoperfError as error:
+            return {"well": False, "sentence": error.message, "hint": error.hint}
+        report = found.machines[machine.name]
+        return {"well": True, "facts": dict(report.facts), "warnings": list(report.warnings)}
+
+
+def _side_by_side(look: Callable[[int], dict[str, object]], count: int, name: str) -> Reply:
+    """What looks at so many machines found, of those that ended in time."""
+    found: list[dict[str, object]] = [{} for _ in range(count)]
+
+    def one(place: int) -> None:
+        found[place] = look(place)
+
+    try:
+        threads = [begin(partial(one, place), f"{name} {place}") for place in range(count)]
+    except NoThread as error:
+        return Reply.refused(f"the machines cannot be looked at: {error.strerror}", HINT)
+    deadline = time.monotonic() + LOOK_SECS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return Reply(data={"machines": [seen for seen in found if seen]})
