@@ -151,7 +151,8 @@ def _why(context: Context) -> int:
 def _doctor(context: Context) -> int:
     from autoperfd.ctl import doctor
 
-    found = doctor.examine(context.options.config, context.agreed)
+    options = context.options
+    found = doctor.examine(options.config, context.agreed, file=options.file or "", send=options.send)
     if context.options.json:
         terminal.print_json(doctor.facts(found))
     else:
@@ -548,10 +549,14 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "doctor",
-        "whether this controller is fit to run experiments: settings, daemon, disk, queue, keys, pings",
-        ("autoperfctl doctor",),
+        "what commonly goes wrong on a bench, each with its remedy: daemon, unit, disk, queue, keys, pings, clock",
+        ("autoperfctl doctor", "autoperfctl doctor my.toml --send"),
         _doctor,
-        (_JSON,),
+        (
+            Argument(("file",), "look at the machines of this experiment file, too", "FILE", optional=True),
+            Argument(("--send",), "send a test message to the webhook", flag=True),
+            _JSON,
+        ),
     ),
     Command(
         "trust",

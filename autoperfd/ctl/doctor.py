@@ -6,42 +6,47 @@ Each check is one function that gives its finding: well, ill (with what to do) o
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import autoperfd
 from autoperfd.core.settings import DaemonSettings, read_settings
 from autoperfd.ctl import copies
+from autoperfd.ctl import doctor_bench as bench
+from autoperfd.ctl import doctor_unit as unit
+from autoperfd.ctl.finding import Finding
 from autoperfd.ctl.places import CONFIG
-from autoperfd.daemon.views import escaped
+from autoperfd.daemon.views import count, duration, escaped
 from autoperfd.errors import AutoperfError, ConfigError, DaemonDown
 
 PING_GROUPS = Path("/proc/sys/net/ipv4/ping_group_range")
 MOUNTS = Path("/proc/self/mounts")
 KEYS = Path("/etc/autoperf/keys")
+SYNCHRONIZED = (Path("/run/systemd/timesync/synchronized"), Path("/run/chrony/chronyd.pid"), Path("/run/ntpd.pid"))
+STALE_SECS = 600.0  # a file is taken in within a minute
 _FORGETFUL = ("tmpfs", "ramfs")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found. `well` None: this user cannot tell. `hint`: what to do where it is ill."""
+def examine(config: str | None, ask: copies.Ask, *, file: str = "", send: bool = False) -> list[Finding]:
+    """All checks, in the order in which a person would mend them.
 
-    subject: str
-    well: bool | None
-    sentence: str
-    hint: str = ""
-
-
-def examine(config: str | None, ask: copies.Ask) -> list[Finding]:
-    """All checks, in the order in which a person would mend them."""
+    `file`: an experiment file whose machines are looked at, too; `send`: whether to send a test message. Raises
+    AutoperfError, ConfigError for the file.
+    """
     settings, finding = _settings(Path(config) if config else CONFIG)
+    data = bench.read(file, settings.power) if file else b""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         lambda: _daemon(ask),
+        lambda: unit.examine(),
         lambda: _state(settings),
         lambda: _queue(settings),
         lambda: _keys(KEYS),
         lambda: _ping(settings),
+        lambda: _clock(),
+        lambda: _messages(ask) if send else iter(()),
+        lambda: bench.examine(data, ask) if file else iter(()),
     )
     return [finding, *(found for check in checks for found in check())]
 
@@ -153,6 +158,26 @@ def _queue(settings: DaemonSettings) -> Iterator[Finding]:
         yield Finding("queue", True, f"you may submit to {queue}")
     else:
         yield Finding("queue", None, f"you may not submit to {queue}", "Members of group autoperf-submit may")
+    yield from _stale(queue)
+
+
+def _stale(queue: Path) -> Iterator[Finding]:
+    """Files that nobody takes in, and those that were refused."""
+    now = time.time()
+    for folder, patient, what in ((queue, STALE_SECS, "lies in the queue for"), (queue / "rejected", 0.0, "")):
+        try:
+            files = [(path, path.lstat().st_mtime) for path in folder.iterdir() if path.suffix == ".toml"]
+        except OSError:
+            continue
+        old = sorted((path.name, now - at) for path, at in files if now - at >= patient)
+        if old and what:
+            name, age = old[0]
+            more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
+            hint = "Is the daemon running? `autoperfctl status` says what keeps it from taking files in"
+            yield Finding("queue", False, f"{name} {what} {duration(age)}{more}", hint)
+        elif old:
+            sentence = f"{count(len(old), 'file')} in {folder} were refused, the latest {old[-1][0]}"
+            yield Finding("queue", None, sentence, "The reason lies beside each; remove what is done with")
 
 
 def _keys(folder: Path) -> Iterator[Finding]:
@@ -164,6 +189,11 @@ def _keys(folder: Path) -> Iterator[Finding]:
     except OSError:
         yield Finding("SSH keys", None, f"only root sees which keys lie in {folder}")
         return
+    open_to_all = [path.name for path in keys if path.suffix != ".pub" and path.stat().st_mode & 0o077]
+    if open_to_all:
+        names = ", ".join(open_to_all)
+        hint = f"sudo chmod 600 {folder}/*; a key that others could read may have been copied: make a new one"
+        yield Finding("SSH keys", False, f"others than its owner may read {names} in {folder}", hint)
     locked = [path.name for path in keys if _has_passphrase(path)]
     if locked:
         yield Finding(
@@ -208,3 +238,28 @@ def _ping(settings: DaemonSettings) -> Iterator[Finding]:
     else:
         hint = "sudo sysctl -w 'net.ipv4.ping_group_range=0 2147483647'; `make install` puts it into sysctl.d"
         yield Finding("ping", False, "nobody may send pings without a capability, which the daemon does not have", hint)
+
+
+def _clock() -> Iterator[Finding]:
+    if any(path.exists() for path in SYNCHRONIZED):
+        yield Finding("clock", True, "something keeps this computer's clock right")
+    else:
+        hint = "sudo apt-get install systemd-timesyncd (or chrony), and let it reach a time server"
+        yield Finding("clock", False, "nothing is known to keep this computer's clock right", hint)
+
+
+def _messages(ask: copies.Ask) -> Iterator[Finding]:
+    try:
+        data = ask("test_message", {}).get("data")
+    except AutoperfError as error:
+        yield Finding("messages", None, f"no test message was sent: {error.message}")
+        return
+    known = data if isinstance(data, dict) else {}
+    if known.get("result") == "sent":
+        yield Finding("messages", True, "a test message was sent: look whether it has arrived")
+    elif known.get("result") == "none":
+        hint = "Set [webhook] url in autoperfd.toml, or nobody is told when an experiment halts"
+        yield Finding("messages", None, "there is no webhook", hint)
+    else:
+        hint = "Correct [webhook] in autoperfd.toml or its credential; is the receiver there?"
+        yield Finding("messages", False, f"a test message was not delivered: {known.get('why')}", hint)

@@ -1,13 +1,14 @@
-"""Answers what takes a look at the network: host keys for `trust`, machines for `check --probe`.
+"""Answers what takes a look at the network: host keys for `trust`, machines for `check --probe`, a test message.
 
-Both are done on the caller's thread, for the network must not hold the engine. No machine that is in use is touched.
+All are done on the caller's thread, for the network must not hold the engine. No machine that is in use is touched.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from autoperfd.core.config import Experiment
 from autoperfd.core.plan import Machine
 from autoperfd.daemon import commands
 from autoperfd.daemon.control import Reply, Who
+from autoperfd.daemon.notify import Message, Outcome, Sender, message_body
 from autoperfd.daemon.parse import read_limited
 from autoperfd.daemon.pins import PinBook
 from autoperfd.errors import AutoperfError, ConfigError
@@ -36,6 +38,7 @@ class Looks:
     fleet: Fleet
     pins: PinBook
     power: Collection[str]
+    sender: Callable[[Callable[[Message, Outcome], None]], Sender] | None  # of messages; None: there is no webhook
 
     def __call__(self, command: str, args: Mapping[str, Any], who: Who) -> Reply:
         """Answer a command."""
@@ -44,6 +47,8 @@ class Looks:
                 return self._scan(args)
             case "probe":
                 return self._probe(args, who)
+            case "test_message":
+                return self._test_message()
         return self.ask(command, args, who)
 
     def _scan(self, args: Mapping[str, Any]) -> Reply:
@@ -61,7 +66,10 @@ class Looks:
         return _side_by_side(look, len(machines), "scan")
 
     def _probe(self, args: Mapping[str, Any], who: Who) -> Reply:
-        """Validate the machines of an experiment file: args {text}; data {machines: [{experiment, machine, …}]}."""
+        """Validate the machines of an experiment file, and whom each one hears.
+
+        args {text, hear}; data {machines: [{experiment, machine, well, …}]}.
+        """
         text = args.get("text")
         if not isinstance(text, str):
             return Reply.refused("the command needs the text of an experiment file")
@@ -87,7 +95,37 @@ class Looks:
                 return {**seen, "well": None, "sentence": f"{users[place]} uses it now", "hint": ""}
             return {**seen, **self._validated(experiment, machine)}
 
-        return _side_by_side(look, len(wanted), "probe")
+        reply = _side_by_side(look, len(wanted), "probe")
+        if args.get("hear") and reply.ok:
+            self._listen(wanted, reply.data["machines"])
+        return reply
+
+    def _listen(self, wanted: Sequence[tuple[Experiment, Machine]], seen: Sequence[dict[str, object]]) -> None:
+        """Add to what was seen of each fit machine whether the other fit ones of its experiment answer its pings."""
+        fit = {(one["experiment"], one["machine"]): one for one in seen if one["well"]}
+        for name in dict.fromkeys(experiment.name for experiment, _ in wanted):
+            machines = [machine for of, machine in wanted if of.name == name and (name, machine.name) in fit]
+            if len(machines) > 1:
+                for machine, found in self.fleet.examine(machines, cancelled=threading.Event()).items():
+                    fit[name, machine]["hears"] = dict(found.hears)
+
+    def _test_message(self) -> Reply:
+        """Send one message now, past the outbox: data {result: "none", "sent", "failed" or "dead", why}."""
+        if self.sender is None:
+            return Reply(data={"result": "none", "why": ""})
+        outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        sender = self.sender(lambda _, outcome: outcomes.put(outcome))
+        now, sentence = time.time(), "somebody asked whether messages arrive; nothing is to be done"
+        body = message_body("test", {"experiment": "this daemon", "sentence": sentence, "at": now})
+        try:
+            sender.start()
+            sender.submit(Message(f"test-{now:.3f}", body, now))
+            outcome = outcomes.get(timeout=LOOK_SECS)
+        except queue.Empty:
+            outcome = Outcome("failed", f"no answer within {LOOK_SECS:.0f} s")
+        finally:
+            sender.close()
+        return Reply(data={"result": outcome.result, "why": outcome.why})
 
     def _validated(self, experiment: Experiment, machine: Machine) -> dict[str, object]:
         tool = TOOLS[experiment.tool]

@@ -179,6 +179,7 @@ class Daemon:
         self.systemd, self.signals, self.written = systemd, signals, written
         self.pulse = Pulse(self.systemd)
         self.trouble: list[str] = []  # what a person should know from the start
+        self._another_sender: Callable[[Callable[[notify.Message, notify.Outcome], None]], notify.Sender] | None = None
         self.sender = self._sender()
         self._report: Callable[[notify.Message, notify.Outcome], None] = lambda message, outcome: None
         self._ask: Ask = lambda command, args, who: Reply.refused("autoperfd is only just starting", "Try again")
@@ -274,7 +275,9 @@ class Daemon:
     def _live(self, control: Control, parts: Parts) -> None:
         engine = parts.engine
         self._report = lambda message, outcome: engine.post(Delivered(message, outcome))
-        self._ask = Looks(asker(engine.post), parts.fleet, engine.pins, frozenset(self.settings.power))
+        self._ask = Looks(
+            asker(engine.post), parts.fleet, engine.pins, frozenset(self.settings.power), self._another_sender
+        )
         intake = Intake(engine, self.settings)
         engine.trouble = lambda: intake.spool.trouble
         self.signals.let(lambda: engine.post(Stop()))
@@ -402,6 +405,7 @@ class Daemon:
             self.trouble.append(error.sentence())
             log.error("%s", error.sentence())
             return None
+        self._another_sender = partial(notify.Sender, target)
         return notify.Sender(target, lambda message, outcome: self._report(message, outcome))
 
     def _decide(self, engine: Engine) -> None:

@@ -217,6 +217,7 @@ def message_body(kind: str, facts: Mapping[str, Fact]) -> bytes:
 
 
 _HEADS = {
+    "test": "sends a test message",
     "halt": "halted",
     "resume": "goes on",
     "over": "goes on: what halted it is over",

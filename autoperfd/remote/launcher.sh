@@ -415,6 +415,10 @@ survey() { # prints what a test's figures may depend on and the machine's accoun
     fact "net.${name%/*}.${name#*/}" "$said"
   done
   fact_in clocksource "$sys/devices/system/clocksource/clocksource0/current_clocksource"
+  set +f
+  said=$(grep -sh '^RebootWatchdogSec=' "$etc"/systemd/system.conf "$etc"/systemd/system.conf.d/*.conf | tail -n 1)
+  set -f
+  fact reboot_watchdog "${said#*=}"
   survey_clock
   survey_nics
 }

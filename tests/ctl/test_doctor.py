@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import autoperfd
 from autoperfd.ctl import doctor
+from autoperfd.ctl import doctor_unit as unit
 from autoperfd.ctl.main import main
 from autoperfd.daemon.control import Reply
 from tests.ctl.conftest import Daemon
@@ -21,13 +25,29 @@ def well(lab: Path, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     (lab / "ping").write_text("0\t2147483647\n")
     (lab / "mounts").write_text("/dev/sda1 / ext4 rw 0 0\n")
     (lab / "keys").mkdir()
+    (lab / "keys" / "id_lab").touch(0o600)
     (lab / "keys" / "id_lab").write_bytes(openssh_key(b"none"))
+    (lab / "synchronized").touch()
+    systemd(lab, monkeypatch)
     monkeypatch.setattr(doctor, "PING_GROUPS", lab / "ping")
     monkeypatch.setattr(doctor, "MOUNTS", lab / "mounts")
     monkeypatch.setattr(doctor, "KEYS", lab / "keys")
+    monkeypatch.setattr(doctor, "SYNCHRONIZED", (lab / "synchronized",))
     settings = lab / "autoperfd.toml"
     settings.write_text(settings.read_text() + "[results]\ndisk_reserve_mb = 1\n")
     daemon.replies["status"] = status()
+
+
+def systemd(lab: Path, monkeypatch: pytest.MonkeyPatch, **changed: str) -> None:
+    """A systemctl that tells of the unit as it was shipped, but for what has changed."""
+    known = {"LoadState": "loaded", "UnitFileState": "enabled", "DropInPaths": "", "Restart": "on-failure"}
+    known |= {"WatchdogUSec": "30s", **unit.SANDBOX, **changed}
+    program = lab / "bin" / "systemctl"
+    program.parent.mkdir(exist_ok=True)
+    lines = "\n".join(f"echo '{key}={value}'" for key, value in known.items())
+    program.write_text(f"#!/bin/sh\n{lines}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
 
 
 def status(version: str = autoperfd.__version__, *attention: str) -> Reply:
@@ -51,7 +71,7 @@ def test_all_is_well(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = run(lab, capsys)
     assert code == 0
     lines = out.splitlines()
-    assert [line[:4] for line in lines[:6]] == ["ok  "] * 6 and lines[6:] == ["", "Nothing is wrong."]
+    assert [line[:4] for line in lines[:9]] == ["ok  "] * 9 and lines[9:] == ["", "Nothing is wrong."]
     assert f"ok  daemon: version {autoperfd.__version__} answers (pid 7)" in lines
     code, out = run(lab, capsys, "--json")
     assert code == 0 and all(found["well"] for found in json.loads(out))
@@ -104,6 +124,7 @@ def test_places_that_are_not_there(lab: Path, capsys: pytest.CaptureFixture[str]
     "key", [openssh_key(b"aes256-ctr"), b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nx"]
 )
 def test_a_key_with_a_passphrase(key: bytes, lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (lab / "keys" / "id_mine").touch(0o600)
     (lab / "keys" / "id_mine").write_bytes(key)
     assert "id_mine" in ill(lab, capsys, "SSH keys")
 
@@ -120,3 +141,116 @@ def test_no_daemon(lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
     monkeypatch.setenv("AUTOPERF_RUNTIME_DIR", str(lab / "other"))
     code, out = run(lab, capsys)
     assert code == 3 and "!   daemon: autoperfd is not running" in out and "1 problem." in out
+
+
+def test_a_key_that_others_may_read(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (lab / "keys" / "id_lab").chmod(0o640)
+    (lab / "keys" / "id_lab.pub").touch(0o644)
+    told = ill(lab, capsys, "SSH keys")
+    assert "may read id_lab in" in told and "chmod 600" in told
+
+
+def test_nothing_keeps_the_clock_right(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (lab / "synchronized").unlink()
+    assert "systemd-timesyncd" in ill(lab, capsys, "clock")
+
+
+@pytest.mark.parametrize(
+    ("changed", "subject", "told"),
+    [
+        ({"UnitFileState": "disabled"}, "unit", "sudo systemctl enable autoperfd"),
+        ({"ProtectSystem": "no", "DropInPaths": "/etc/x.conf"}, "sandbox", "ProtectSystem=no | Look at /etc/x.conf"),
+        ({"WatchdogUSec": "0"}, "unit", "is not started again"),
+        ({"Restart": "no"}, "unit", "is not started again"),
+    ],
+)
+def test_a_unit_that_is_not_as_shipped(
+    changed: dict[str, str],
+    subject: str,
+    told: str,
+    lab: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    systemd(lab, monkeypatch, **changed)
+    assert told in ill(lab, capsys, subject)
+
+
+def test_a_unit_that_is_not_there_is_no_problem_of_a_demo(
+    lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systemd(lab, monkeypatch, LoadState="not-found")
+    code, out = run(lab, capsys)
+    assert code == 0 and "?   unit: autoperfd.service is not installed" in out
+    (lab / "bin" / "systemctl").write_text("#!/bin/sh\nexit 1\n")
+    assert "?   unit: systemd cannot be asked" in run(lab, capsys)[1]
+
+
+def test_the_sandbox_is_the_shipped_units() -> None:
+    shipped = (Path(__file__).parents[2] / "systemd" / "autoperfd.service").read_text()
+    for name, value in unit.SANDBOX.items():
+        assert f"\n{name}={value}\n" in shipped, name
+
+
+def test_files_nobody_takes_in(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, age in (("old.toml", 7200), ("older.toml", 9000), ("new.toml", 5)):
+        (lab / "queue" / name).touch()
+        os.utime(lab / "queue" / name, (time.time() - age,) * 2)
+    assert "old.toml lies in the queue for 2 h (and 1 more)" in ill(lab, capsys, "queue")
+    for path in (lab / "queue").glob("*.toml"):
+        path.unlink()
+    (lab / "queue" / "rejected" / "bad.toml").touch()
+    code, out = run(lab, capsys)
+    assert code == 0 and "?   queue: 1 file in" in out and "were refused, the latest bad.toml" in out
+
+
+@pytest.mark.parametrize(
+    ("data", "fit", "said"),
+    [
+        ({"result": "sent", "why": ""}, True, "a test message was sent"),
+        ({"result": "none", "why": ""}, None, "there is no webhook"),
+        ({"result": "dead", "why": "hooks.example: HTTP 404"}, False, "hooks.example: HTTP 404"),
+    ],
+)
+def test_a_test_message(
+    data: dict[str, Any], fit: bool | None, said: str, lab: Path, daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.replies["test_message"] = Reply(data=data)
+    assert "messages" not in run(lab, capsys)[1]
+    code, out = run(lab, capsys, "--send", "--json")
+    (found,) = [found for found in json.loads(out) if found["subject"] == "messages"]
+    assert found["well"] is fit and said in found["sentence"] and code == (fit is False)
+
+
+FIT = {"clock_skew": "0.01", "clock_sync": "chrony, stratum 3", "board": "Raspberry Pi 4", "reboot_watchdog": "2min"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "fit", "said"),
+    [
+        ({"well": True, "facts": FIT}, True, "answers pings and SSH"),
+        ({"well": True, "facts": {**FIT, "clock_skew": "-3.2"}}, False, "its clock is -3.2 s off"),
+        ({"well": True, "facts": {**FIT, "reboot_watchdog": ""}}, None, "a restart that hangs ends only after 10 min"),
+        ({"well": True, "facts": {**FIT, "reboot_watchdog": "1h"}}, None, "ends only after 1h"),
+        ({"well": True, "facts": {"clock_skew": "0.1"}}, None, "nothing is known to keep its clock right"),
+        ({"well": True, "facts": FIT, "hears": {"p2": False}}, False, "it gets no answer to pings from p2"),
+        ({"well": True, "facts": FIT, "hears": {"p2": True, "p3": None}}, True, "the tool starts there"),
+        ({"well": False, "sentence": "p1 may not reboot", "hint": "Add to sudoers"}, False, "p1 may not reboot"),
+        ({"well": None, "sentence": "B uses it now"}, None, "B uses it now"),
+    ],
+)
+def test_machines_of_a_file(
+    seen: dict[str, Any], fit: bool | None, said: str, lab: Path, daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.replies["probe"] = Reply(data={"machines": [{"experiment": "PCG #1", "machine": "p1", **seen}]})
+    code, out = run(lab, capsys, "good.toml", "--json")
+    found = [found for found in json.loads(out) if found["subject"] == "p1"]
+    ill_ones = [each for each in json.loads(out) if each["well"] is False]
+    assert found[0]["well"] is fit and said in found[0]["sentence"]
+    assert ill_ones == (found[:1] if fit is False else []) and code == (fit is False)
+    assert daemon.asked[-1][1]["hear"] is True
+
+
+def test_a_file_that_is_none(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "absent.toml", "--config", str(lab / "autoperfd.toml")]) == 1
+    assert "cannot read absent.toml" in capsys.readouterr().err

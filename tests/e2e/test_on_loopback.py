@@ -73,6 +73,10 @@ def test_machines_are_looked_at_before_anything_is_submitted(
     assert fit.returncode == 0, fit
     for machine in loopback_lab.machines:
         assert f"\nok  {machine.name}: " in fit.stdout
+    well = daemon.ctl("doctor", str(file), "--json")
+    found = {each["subject"]: each for each in json.loads(well.stdout)}
+    for machine in loopback_lab.machines:
+        assert found[machine.name]["well"] is not False, found
     off = loopback_lab.machines[1].name
     loopback_lab.kill(off)
     unfit = daemon.ctl("check", str(file), "--probe")

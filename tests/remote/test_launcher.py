@@ -196,6 +196,8 @@ def test_probe(shell: Shell) -> None:
 
 SYSTEM = {
     "etc/os-release": 'ID=raspbian\nPRETTY_NAME="Raspbian GNU/Linux 11 (bullseye)"\n',
+    "etc/systemd/system.conf": "[Manager]\n#RebootWatchdogSec=10min\n",
+    "etc/systemd/system.conf.d/lab.conf": "[Manager]\nRebootWatchdogSec=2min\n",
     "proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n\nmodel name\t: of another\n",
     "proc/meminfo": "MemTotal:         3884992 kB\nMemFree: 1 kB\n",
     "proc/cmdline": "root=PARTUUID=secret isolcpus=2,3 console=tty1 mitigations=off\n",
@@ -247,6 +249,7 @@ def test_a_survey_of_a_machine(shell: Shell) -> None:
         "net.core.rmem_max": "2097152",
         "net.ipv4.ipfrag_high_thresh": "4194304",
         "clocksource": "arch_sys_counter",
+        "reboot_watchdog": "2min",
         "clock_sync": "systemd-timesyncd",
         "nic.eth0.driver": "bcmgenet",
         "nic.eth0.mbps": "1000",
