@@ -22,10 +22,11 @@ MAY_IMPORT = {
     "core": {"errors"},
     "tools": {"core", "errors"},
     "remote": {"core", "errors"},
-    "daemon": {"core", "tools", "remote", "errors", ""},
+    "daemon": {"core", "tools", "remote", "page", "errors", ""},
     "verify": set(),
     "results": {"core", "tools", "errors"},
     "report": {"core", "results", ""},
+    "page": {"core", "results", "report", "errors", ""},
     "ctl": {"core", "tools", "verify", "results", "report", "errors", ""},
     "rehearsal": {"core", "tools", "daemon", "errors", ""},
     "lab": {"core", "tools", "remote", "daemon", "ctl", "rehearsal", "errors", ""},
@@ -42,7 +43,11 @@ AT_HOME = {
     "rich": {"ctl"},
     "urllib3": {"daemon"},
     "matplotlib": {"report"},
-    "jinja2": {"report"},
+    "jinja2": {"report", "page"},
+    "flask": {"page"},
+    "werkzeug": {"page"},
+    "waitress": {"page"},
+    "prometheus_client": {"page"},
     "pyarrow": {"results"},
 }
 # What core may not touch: the world, the time, threads, chance it was not given.
@@ -54,6 +59,7 @@ WORLDLY = {
 PURE_ENOUGH = {("core/ess.py", "io")}  # StringIO, for the csv module
 # Pure: the same words whether the daemon answers or its memory is read; and the reader of archives.
 ALSO = {("ctl", f"daemon.{part}") for part in ("views", "screen", "story", "archive")}
+ALSO |= {("page", "daemon.views"), ("page", "daemon.screen"), ("page", "remote.threads")}
 # What the independent reader takes from what it checks: names of tables, columns, figures and statuses.
 CONSTANTS = {
     "core.ess.ESS_COLUMNS",

@@ -5,6 +5,7 @@ The shipped file is written from these rows by `render`, so what it says of a se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,8 @@ class DaemonSettings:
     webhook_secret_credential: str = "webhook_secret"
     webhook_on: tuple[str, ...] = ("halt",)
     webhook_allow_http: bool = False
+    page_listen: str = ""
+    page_hosts: tuple[str, ...] = ()
     rescan_secs: float = 60
     settle_secs: float = 1
     guards: Guards = field(default_factory=Guards)
@@ -102,6 +105,26 @@ def _argv(found: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _listen(found: Any) -> str:
+    expected = 'a loopback address and port such as "127.0.0.1:8765" or "[::1]:8765", a path for a Unix socket, or ""'
+    words = str(text(expected, most=255, empty=True)(found))
+    inet = _LOOPBACK.fullmatch(words)
+    if inet and 0 < int(inet["port"]) < 65536 and all(int(part) < 256 for part in (inet["v4"] or "0").split(".")):
+        return words
+    if words and not (words.startswith("/") and len(words.encode()) <= _MOST_SOCKET_PATH):
+        raise Wrong(f"{expected}: whoever reaches it reads everything, so it listens to this computer only")
+    return words
+
+
+def _hosts(found: Any) -> tuple[str, ...]:
+    expected = 'a list of at most 20 host names, e.g. ["bench.example"]'
+    if not isinstance(found, list) or len(found) > 20:
+        raise Wrong(expected)
+    return tuple(str(text(expected, r"[A-Za-z0-9.-]+", most=253)(name)).lower() for name in found)
+
+
+_LOOPBACK = re.compile(r"(?:(?P<v4>127(?:\.[0-9]{1,3}){3})|\[::1\]):(?P<port>[0-9]{1,5})", re.ASCII)
+_MOST_SOCKET_PATH = 106  # bytes: what the kernel takes, less the closing zero and the dot while it is made
 _CREDENTIAL = text("a credential's name", r"[A-Za-z0-9._-]+", most=64, empty=True)
 _URL = text("an http or https address", r"https?://[^/?#@\s]+([/?#]\S*)?", most=2048)
 _POLICY = one_of("invalid", "record")
@@ -181,6 +204,13 @@ TABLES: Mapping[str, tuple[str, Sequence[Row]]] = {
             _row("allow_http", boolean, False, "allow an address without TLS (a lab's own receiver)"),
         ),
     ),
+    "page": (
+        "A page for browsers that shows everything and changes nothing; for this computer only.",
+        (
+            _row("listen", _listen, "", 'empty: no page; "127.0.0.1:8765", or the path of a Unix socket'),
+            _row("hosts", _hosts, (), "names that a proxy before it passes on, besides localhost"),
+        ),
+    ),
     "queue": (
         "The queue folder.",
         (
@@ -201,7 +231,7 @@ _POWER_ROWS: Sequence[Row] = (
 _FIELDS = {
     ("domains", "first"): "domain_first",
     ("domains", "last"): "domain_last",
-    **{("webhook", row.key): f"webhook_{row.key}" for row in TABLES["webhook"][1]},
+    **{(name, row.key): f"{name}_{row.key}" for name in ("webhook", "page") for row in TABLES[name][1]},
 }
 
 

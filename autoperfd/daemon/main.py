@@ -24,13 +24,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import autoperfd
 from autoperfd.core.config import Experiment
 from autoperfd.core.plan import Machine
 from autoperfd.core.settings import DaemonSettings, read_settings
 from autoperfd.daemon import behind, commands, condition, copies, files, logs, notify, place, refuge, views
-from autoperfd.daemon.control import Ask, Control, Reply, asker
+from autoperfd.daemon.control import Ask, Control, Reply, Who, asker
 from autoperfd.daemon.engine import Delivered, Engine, Offer, Rejected, Stop
 from autoperfd.daemon.imports import read_history
 from autoperfd.daemon.looks import Looks
@@ -57,9 +58,15 @@ from autoperfd.remote.keys import KeyRing
 from autoperfd.remote.values import Timing
 from autoperfd.tools import TOOLS
 
+if TYPE_CHECKING:
+    from autoperfd.page.server import Server
+
 log = logging.getLogger("autoperfd")
 
 CONFIG = Path("/etc/autoperf/autoperfd.toml")
+PAGE_EXTRA = (
+    "sudo make install EXTRAS=page, or pip install flask waitress prometheus_client where autoperfd is installed"
+)
 SNAPSHOT_SECS = 1.0  # after a change; whatever follows the change at once comes first
 LOCK_SECS = 5.0
 OFFER_SECS = 60.0
@@ -181,6 +188,7 @@ class Daemon:
         self.trouble: list[str] = []  # what a person should know from the start
         self._another_sender: Callable[[Callable[[notify.Message, notify.Outcome], None]], notify.Sender] | None = None
         self.sender = self._sender()
+        self.page = self._page()
         self._report: Callable[[notify.Message, notify.Outcome], None] = lambda message, outcome: None
         self._ask: Ask = lambda command, args, who: Reply.refused("autoperfd is only just starting", "Try again")
         self._is_listening = False
@@ -197,6 +205,7 @@ class Daemon:
         control = Control(self.settings.runtime / "control.sock", lambda *asked: self._ask(*asked))
         if self.sender is not None:
             self.sender.start()
+        self._start_page()
         try:
             parts = self._begin(control)
             if parts is None:
@@ -205,11 +214,38 @@ class Daemon:
                 self._live(control, parts)
                 log.info("autoperfd ended in order; running tests go on and will be found again")
         finally:
+            if self.page is not None:
+                self.page.close()
             control.close()
         if self.sender is not None:
             self.sender.close()
         release_lock(lock)
         return 0
+
+    # ------------------------------------------------------------ the page
+
+    def _page(self) -> Server | None:
+        """The page, where the settings want one. AutoperfError where what it needs is not installed."""
+        s = self.settings
+        if not s.page_listen:
+            return None
+        try:
+            from autoperfd.page import server, site
+        except ModuleNotFoundError as error:
+            raise AutoperfError(
+                f"the page that [page] listen asks for needs {error.name}, which is not installed", hint=PAGE_EXTRA
+            ) from error
+        us = Who(os.getuid(), os.getgid(), os.getpid(), "the page")
+        return server.Server(s.page_listen, site.make(lambda command, args: self._ask(command, args, us), s.page_hosts))
+
+    def _start_page(self) -> None:
+        """An address that cannot be had is told, as running experiments matter more than looking at them."""
+        try:
+            if self.page is not None:
+                self.page.start()
+        except AutoperfError as error:
+            self.trouble.append(error.sentence())
+            log.error("%s", error.sentence())
 
     # ------------------------------------------------------------ the memory, or the refuge
 

@@ -117,3 +117,27 @@ def test_all_problems_at_once() -> None:
         read('[paths]\nstate = 1\nqueu = "/x"\n[machines]\nping = "x"\n[power.p]\nexpect = 1\n')
     keys = [problem.key for problem in caught.value.problems]
     assert keys == ["paths.state", "paths.queu", "machines.ping", "power.p", "power.p.expect"]
+
+
+@pytest.mark.parametrize("listen", ["", "127.0.0.1:8765", "127.9.9.9:1", "[::1]:65535", "/run/autoperf/page.sock"])
+def test_a_page_for_this_computer(listen: str) -> None:
+    assert read(f'[page]\nlisten = "{listen}"\nhosts = ["Bench.example"]').page_listen == listen
+    assert read('[page]\nhosts = ["Bench.example"]').page_hosts == ("bench.example",)
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        *("0.0.0.0:8765", "192.0.2.1:8765", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.256:80"),
+        *("[::]:8765", ":8765", "localhost:8765", "page.sock", "/" + "x" * 107),
+    ],
+)
+def test_a_page_for_others_is_refused(listen: str) -> None:
+    with pytest.raises(ConfigError, match=r"page\.listen.*a loopback address and port such as"):
+        read(f'[page]\nlisten = "{listen}"')
+
+
+@pytest.mark.parametrize("hosts", ['"a"', '["a b"]', '[""]', "[1]", str(["a"] * 21)])
+def test_hosts_of_a_page_are_names(hosts: str) -> None:
+    with pytest.raises(ConfigError, match=r"page\.hosts"):
+        read(f"[page]\nhosts = {hosts}")

@@ -1,0 +1,1 @@
+"""SHOWS A BROWSER WHAT AUTOPERFD DOES: pages, JSON and metrics, read-only, off unless [page] listen is set."""
