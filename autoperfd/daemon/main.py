@@ -236,7 +236,8 @@ class Daemon:
                 f"the page that [page] listen asks for needs {error.name}, which is not installed", hint=PAGE_EXTRA
             ) from error
         us = Who(os.getuid(), os.getgid(), os.getpid(), "the page")
-        return server.Server(s.page_listen, site.make(lambda command, args: self._ask(command, args, us), s.page_hosts))
+        made = site.make(lambda command, args: self._ask(command, args, us), s.state / "page", s.page_hosts)
+        return server.Server(s.page_listen, made)
 
     def _start_page(self) -> None:
         """An address that cannot be had is told, as running experiments matter more than looking at them."""

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import waitress
 import waitress.wasyncore
-from flask import Flask
 
 from autoperfd.errors import AutoperfError
+from autoperfd.page.site import Site
 from autoperfd.remote.threads import HINT, NoThread, begin, enter
 
 THREADS = 4  # that answer; more callers wait in a queue
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class Server:
     """Serves `site` at `listen`: "127.0.0.1:8765", "[::1]:8765" or the absolute path of a Unix socket."""
 
-    def __init__(self, listen: str, site: Flask) -> None:
+    def __init__(self, listen: str, site: Site) -> None:
         self._listen, self._site = listen, site
         self._inode: tuple[int, int] | None = None
         self._stopping = threading.Event()
@@ -78,7 +78,7 @@ class Server:
 
     def _serve(self, listener: socket.socket) -> None:
         self._server = waitress.create_server(
-            self._site,
+            self._site.app,
             map=self._sockets,
             sockets=[listener],
             threads=THREADS,
@@ -95,6 +95,7 @@ class Server:
         """The page's own thread: takes what callers send and gives it to the threads that answer."""
         while not self._stopping.is_set():
             waitress.wasyncore.loop(timeout=5.0, use_poll=True, map=self._sockets, count=1)
+            self._site.memory.tidy()
         self._server.task_dispatcher.shutdown(timeout=END_SECS / 2)
         waitress.wasyncore.close_all(self._sockets, ignore_all=True)
 

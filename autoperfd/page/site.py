@@ -6,32 +6,42 @@ Every word is made one harmless line and then escaped by the template engine.
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, render_template, request
+from flask import Flask, Response, request
 from jinja2 import StrictUndefined
 from werkzeug.exceptions import HTTPException
 
 import autoperfd
 from autoperfd.core.text import safe
 from autoperfd.daemon import views
-from autoperfd.page import guard, shapes
+from autoperfd.page import guard, recorded, shapes
 from autoperfd.page.answers import Answers, Ask, NoAnswer
+from autoperfd.page.asked import API, Missing, as_json, asked, known, page
+from autoperfd.page.figures import Figures
+from autoperfd.page.memory import Memory
 
 MOST_WORDS = 2000  # characters of anything shown
-MOST_ASKED = 500  # characters of a name in an address
 FILES = {"page.css": "text/css", "page.js": "text/javascript"}
-API = "/api/v1/"
-
-log = logging.getLogger(__name__)
 
 
-def make(ask: Ask, hosts: Collection[str] = ()) -> Flask:
-    """The whole site. `hosts`: names, in lower case, it may be called by besides this computer's own."""
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The site, and the copy of the memory it reads, which is to be tidied every few seconds."""
+
+    app: Flask
+    memory: Memory
+
+
+def make(ask: Ask, folder: Path, hosts: Collection[str] = ()) -> Site:
+    """The whole site. `folder`: for copies of the memory, on the disk of the state folder; made when one is wanted.
+
+    `hosts`: names, in lower case, it may be called by besides this computer's own.
+    """
     site = Flask("autoperfd.page", static_folder=None, template_folder="templates")
     site.jinja_options = {
         "autoescape": True,
@@ -45,10 +55,12 @@ def make(ask: Ask, hosts: Collection[str] = ()) -> Flask:
     _errors(site)
     answers = Answers(ask)
     _files(site)
+    memory = Memory(ask, folder)
     _looks(site, answers)
+    recorded.install(site, answers, memory, Figures(memory, folder))
     for name in site.jinja_env.list_templates():
         site.jinja_env.get_template(name)
-    return site
+    return Site(site, memory)
 
 
 def _harmless(value: Any) -> Any:
@@ -63,19 +75,6 @@ def _teach(site: Flask) -> None:
     site.jinja_env.globals.update(
         version=autoperfd.__version__, bar=shapes.bar, strip=shapes.strip, ordered=shapes.ordered, state=shapes.state
     )
-
-
-# ---------------------------------------------------------------- answers of a kind
-
-
-def page(template: str, **values: Any) -> str:
-    """A page."""
-    return render_template(f"{template}.html.j2", **values)
-
-
-def as_json(data: Any, status: int = 200) -> Response:
-    """The same JSON as `autoperfctl … --json`."""
-    return Response(json.dumps(data, indent=2) + "\n", status, mimetype="application/json")
 
 
 def _errors(site: Flask) -> None:
@@ -109,10 +108,6 @@ def _errors(site: Flask) -> None:
         return tell(404, str(error), "Go back to the overview")
 
 
-class Missing(Exception):
-    """There is no such thing to show."""
-
-
 # ---------------------------------------------------------------- addresses
 
 
@@ -144,10 +139,6 @@ def _looks(site: Flask, answers: Answers) -> None:
     def list_json() -> Response:
         return as_json(answers.get("list"))
 
-    @site.get("/experiment")
-    def experiment() -> str:
-        return page("experiment", show=answers.get("show", experiment=known(answers, asked("name"))))
-
     @site.get(f"{API}show")
     def show_json() -> Response:
         return as_json(answers.get("show", experiment=known(answers, asked("experiment"))))
@@ -168,18 +159,3 @@ def _looks(site: Flask, answers: Answers) -> None:
     @site.get(f"{API}why")
     def why_json() -> Response:
         return as_json(story(asked("experiment"), asked("test")))
-
-
-def asked(key: str) -> str:
-    """A word of the address. Raises Missing."""
-    word = request.args.get(key, "")
-    if not word or len(word) > MOST_ASKED:
-        raise Missing(f"this address needs {key}")
-    return word
-
-
-def known(answers: Answers, name: str) -> str:
-    """The name, of an experiment that there is. Raises Missing, NoAnswer."""
-    if any(found["name"] == name for found in answers.get("status")["experiments"]):
-        return name
-    raise Missing("there is no experiment of that name")

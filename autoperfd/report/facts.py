@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from autoperfd.core.plan import Setting
 from autoperfd.core.survey import differences
+from autoperfd.core.text import safe
 from autoperfd.results.gather import STATES, Attempt, Gathered, State, Test
 
 MOST_LISTED = 200  # tests that are listed with the reason
@@ -259,6 +260,16 @@ def _changes(known: Sequence[MachineFacts]) -> Iterator[str]:
 def shown(value: Setting | None) -> str:
     """A setting's value as experiment files spell it."""
     return str(value).lower() if isinstance(value, bool) else "–" if value is None else str(value)
+
+
+def told(test: Test) -> str:
+    """One test in words."""
+    words = f"{test.name}: {WORDS[test.state]}"
+    if test.attempts:
+        words += f", {test.attempts} attempt{'s' if test.attempts > 1 else ''}"
+    if test.last and test.state in ("failed", "no-summary", "open") and test.last.reason:
+        words += f"; {test.last.code}: {test.last.reason}" if test.last.code else f"; {test.last.reason}"
+    return safe(words, 300)
 
 
 def completeness(gathered: Gathered) -> list[tuple[State, str, int]]:

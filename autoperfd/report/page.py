@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import autoperfd
 from autoperfd.core.text import safe
 from autoperfd.report import facts, plots
-from autoperfd.results.gather import Gathered, Test
+from autoperfd.results.gather import Gathered
 
 MARK = "autoperfd report"  # what tells our own files from others
 MOST_CELLS = 20_000  # of the map of tests
@@ -39,7 +39,7 @@ def render(gathered: Gathered, wall: float) -> Iterator[str]:
         gathered=gathered,
         sentences=facts.sentences(gathered),
         completeness=facts.completeness(gathered),
-        cells=[(test.state, _told(test)) for test in gathered.tests[:MOST_CELLS]],
+        cells=[(test.state, facts.told(test)) for test in gathered.tests[:MOST_CELLS]],
         more=max(0, len(gathered.tests) - MOST_CELLS),
         cautions=facts.cautions(gathered, known),
         reasons=facts.reasons(gathered),
@@ -50,16 +50,6 @@ def render(gathered: Gathered, wall: float) -> Iterator[str]:
         effects=plots.effects(gathered.tests),
         time_line=plots.time_line(gathered),
     )
-
-
-def _told(test: Test) -> str:
-    """One test in words."""
-    words = f"{test.name}: {facts.WORDS[test.state]}"
-    if test.attempts:
-        words += f", {test.attempts} attempt{'s' if test.attempts > 1 else ''}"
-    if test.last and test.state in ("failed", "no-summary", "open") and test.last.reason:
-        words += f"; {test.last.code}: {test.last.reason}" if test.last.code else f"; {test.last.reason}"
-    return safe(words, 300)
 
 
 def _plain(text: object) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
 from werkzeug.test import TestResponse
 
 from autoperfd.daemon.control import Reply
@@ -54,8 +54,20 @@ class Bench:
     def __init__(self, folder: Path, hosts: tuple[str, ...] = ()) -> None:
         self.rig = Rig(folder)
         self.asked: list[str] = []
-        self.site: Flask = site.make(self.ask, hosts)
-        self.client = self.site.test_client()
+        self.site = site.make(self.ask, folder / "page", hosts)
+        self.client = self.site.app.test_client()
+
+    def join(self) -> None:
+        """Wait for what is being drawn."""
+        for thread in threading.enumerate():
+            if thread.name == "page-draw":
+                thread.join(90)
+                assert not thread.is_alive()
+
+    def stop(self) -> None:
+        """Forget the engine once nothing is being drawn."""
+        self.join()
+        self.rig.stop()
 
     def ask(self, command: str, args: Mapping[str, Any]) -> Reply:
         """As the daemon answers."""

@@ -20,7 +20,7 @@ LIST = {"now": 1.0, "experiments": [], "intake": []}
 
 
 def made(listen: str) -> Server:
-    found = Server(listen, site.make(lambda command, args: Reply(data=LIST)))
+    found = Server(listen, site.make(lambda command, args: Reply(data=LIST), Path("/nowhere")))
     found.start()
     return found
 

@@ -11,6 +11,7 @@ import pytest
 
 from autoperfd.page import guard
 from autoperfd.page.answers import Answers
+from autoperfd.page.figures import Figures
 from tests.daemon.support import Rig, toml
 from tests.page.support import HOSTILE, Bench, Elements
 
@@ -20,10 +21,12 @@ PCG = quote("PCG #1")
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A site whose figures are not drawn."""
+    monkeypatch.setattr(Figures, "_drawn", lambda self, path, name: {"error": f"not drawn here {HOSTILE}"})
     made = Bench(tmp_path)
     yield made
-    made.rig.stop()
+    made.stop()
 
 
 def busy(bench: Bench) -> Rig:
@@ -143,7 +146,7 @@ def test_a_daemon_that_cannot_answer_is_a_503_in_words(tmp_path: Path) -> None:
     from autoperfd.daemon.control import Reply
     from autoperfd.page import site
 
-    client = site.make(lambda command, args: Reply.refused("it hangs", "Wait")).test_client()
+    client = site.make(lambda command, args: Reply.refused("it hangs", "Wait"), tmp_path).app.test_client()
     answer = client.get("/")
     assert answer.status_code == 503 and "it hangs." in Elements(answer.text).text
     assert client.get("/api/v1/status").json == {"error": "it hangs", "hint": "Wait"}
