@@ -56,6 +56,10 @@ def _why(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     return Reply(text=story.render(told), data=story.to_data(told))
 
 
+def _numbers(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
+    return Reply(data=condition.numbers(engine))
+
+
 def _copy(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
     """A copy of the memory for whoever reads it by himself: data {memory, results}."""
     try:
@@ -262,6 +266,7 @@ COMMANDS: Mapping[str, Command] = {
     "list": _list,
     "show": _show,
     "why": _why,
+    "numbers": _numbers,
     "copy": _copy,
     "rebuild": _rebuild,
     "halt": _halt,

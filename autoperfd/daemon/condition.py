@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import autoperfd
 from autoperfd.core.ess import timestamp
@@ -16,6 +17,7 @@ from autoperfd.daemon.engine import Engine, Entry
 from autoperfd.daemon.gist import Failure
 
 FORESEEN_SECS = 7 * 86_400.0
+MOST_COUNTED = 100  # experiments, the latest
 
 
 def status(engine: Engine) -> views.StatusView:
@@ -88,6 +90,20 @@ def show(engine: Engine, entry: Entry) -> views.ShowView:
         failures=tuple(_failures(engine, entry, 10)),
         attempts=attempts,
     )
+
+
+def numbers(engine: Engine) -> dict[str, Any]:
+    """What a monitor counts besides the status: attempts by how they ended, and when one succeeded last."""
+    return {
+        "experiments": [
+            {
+                "name": entry.row.name,
+                "attempts": engine.store.counted(entry.life.id),
+                "latest_success": engine.store.latest_success(entry.life.id),
+            }
+            for entry in list(engine.entries.values())[-MOST_COUNTED:]
+        ]
+    }
 
 
 def why(engine: Engine, entry: Entry, test: str, index: int) -> story.Story:

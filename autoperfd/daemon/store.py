@@ -322,6 +322,21 @@ class Store:
         (place,) = self._db.execute(sql, (experiment,)).fetchone()
         return int(place or 0)
 
+    def counted(self, experiment: int) -> list[tuple[str, str, int]]:
+        """(end status, blame, how many) of the attempts that have ended; what it costs grows with the failed ones."""
+        failed = "FROM attempts WHERE experiment = ? AND status NOT IN ('success', 'running')"
+        found = self._db.execute(f"SELECT status, blame, COUNT(*) {failed} GROUP BY status, blame", (experiment,))
+        rows = [(str(status), str(blame), int(count)) for status, blame, count in found]
+        ended = "SELECT COUNT(*) FROM attempts WHERE experiment = ? AND closed IS NOT NULL"  # by an index alone
+        (count,) = self._db.execute(ended, (experiment,)).fetchone()
+        return [("success", "", int(count) - sum(row[2] for row in rows)), *rows]
+
+    def latest_success(self, experiment: int) -> float | None:
+        """When the latest successful attempt ended, None for never."""
+        sql = "SELECT ended FROM attempts WHERE experiment = ? AND closed IS NOT NULL AND status = 'success'"
+        row = self._db.execute(f"{sql} ORDER BY closed DESC LIMIT 1", (experiment,)).fetchone()
+        return None if row is None else float(row[0])
+
     def failures(self, experiment: int, limit: int) -> list[AttemptRow]:
         """The latest attempts that did not succeed, newest first."""
         where = " WHERE experiment = ? AND status NOT IN ('success', 'running') ORDER BY id DESC LIMIT ?"

@@ -1,6 +1,7 @@
 """Knows how the page asks the engine: the same questions as the control socket's, each at most once a second.
 
-Promises that any number of browsers costs the engine one answer a second and question. Any thread.
+Promises that any number of browsers costs the engine one answer a second and question, and one that takes long a
+twentieth of its time at most. Any thread.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 FRESH_SECS = 1.0
+RARELY = 20  # times as long as an answer took it is fresh at the least
 MOST_KEPT = 64  # answers
-LOOKS = ("status", "list", "show", "why")  # all that may be asked: nothing here changes anything
+LOOKS = ("status", "list", "show", "why", "numbers")  # all that may be asked: nothing here changes anything
 
 
 class Reply(Protocol):
@@ -41,7 +43,7 @@ class NoAnswer(Exception):
 
 
 class Answers:
-    """Answers of the daemon that are at most FRESH_SECS old."""
+    """Answers of the daemon that are fresh."""
 
     def __init__(self, ask: Ask, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._ask, self._monotonic = ask, monotonic
@@ -53,10 +55,12 @@ class Answers:
         assert command in LOOKS, command
         key = (command, *args.values())
         with self._lock:
-            at, reply = self._kept.get(key, (0.0, None))
-            if reply is None or self._monotonic() - at >= FRESH_SECS:
+            until, reply = self._kept.get(key, (0.0, None))
+            if reply is None or self._monotonic() >= until:
+                began = self._monotonic()
                 reply = self._ask(command, args)
-                self._kept[key] = (self._monotonic(), reply)
+                now = self._monotonic()
+                self._kept[key] = (now + max(FRESH_SECS, RARELY * (now - began) if reply.ok else 0.0), reply)
                 self._kept.move_to_end(key)
                 if len(self._kept) > MOST_KEPT:
                     self._kept.popitem(last=False)

@@ -18,6 +18,7 @@ MOST_CHOICES = 20  # of a column, the most frequent
 FILTERS = ("status", "blame", "machine", "code")  # columns whose values are chosen exactly
 _SHOWN = "id, test, number, started, ended, status, blame, machine, code, reason, archive"
 _FAILED = "experiment = ? AND status NOT IN ('success', 'running')"  # as in the index attempts_failed
+_ENDED = "experiment = ? AND closed IS NOT NULL"  # as in the index attempts_by_close
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +47,33 @@ def number_of(db: sqlite3.Connection, name: str) -> int | None:
 
 
 def rows(db: sqlite3.Connection, experiment: int, chosen: Chosen) -> Rows:
-    """Those rows of the ESS. Raises sqlite3.Error."""
+    """Those rows of the ESS: attempts that have ended. Raises sqlite3.Error."""
     assert set(chosen.values) <= set(FILTERS)
-    failed = bool(chosen.values) and chosen.values.get("status") not in ("success", "running")
-    where = _FAILED if failed else "experiment = ?"  # the former spares a look at the others
-    values: list[object] = [experiment, *chosen.values.values()]
-    where += "".join(f" AND {column} = ?" for column in chosen.values)
-    if chosen.test:
+    status = chosen.values.get("status")
+    failed = bool(chosen.values) and status != "success"
+    # Of the three indices the one that fits: "+" keeps SQLite from another.
+    where, order = (_FAILED, "id") if failed else (_ENDED, "closed")
+    if chosen.test and not failed:
+        where = "experiment = ? AND instr(test, ?) AND +closed IS NOT NULL"
+    elif chosen.test:
         where += " AND instr(test, ?)"
-        values.append(chosen.test)
-    total = db.execute(f"SELECT COUNT(*) FROM attempts WHERE {where}", values).fetchone()[0]
+    values: list[object] = [experiment, *([chosen.test] if chosen.test else []), *chosen.values.values()]
+    where += "".join(f" AND {column} = ?" for column in chosen.values)
+    if status == "success" and len(chosen.values) == 1 and not chosen.test:
+        total = _succeeded(db, experiment)
+    else:
+        total = db.execute(f"SELECT COUNT(*) FROM attempts WHERE {where}", values).fetchone()[0]
     pages = max(1, min(MOST_PAGES, -(-total // MOST_ROWS)))
     page = min(chosen.page, pages)
-    sql = f"SELECT {_SHOWN} FROM attempts WHERE {where} ORDER BY id DESC LIMIT {MOST_ROWS} OFFSET ?"
+    sql = f"SELECT {_SHOWN} FROM attempts WHERE {where} ORDER BY {order} DESC LIMIT {MOST_ROWS} OFFSET ?"
     found = db.execute(sql, [*values, (page - 1) * MOST_ROWS]).fetchall()
     return Rows(total, page, pages, [_row(each) for each in found])
+
+
+def _succeeded(db: sqlite3.Connection, experiment: int) -> int:
+    """How many attempts did, by indices alone."""
+    ended = db.execute(f"SELECT COUNT(*) FROM attempts WHERE {_ENDED}", (experiment,)).fetchone()[0]
+    return int(ended - db.execute(f"SELECT COUNT(*) FROM attempts WHERE {_FAILED}", (experiment,)).fetchone()[0])
 
 
 def _row(row: sqlite3.Row) -> dict[str, Any]:
@@ -87,8 +100,7 @@ def choices(db: sqlite3.Connection, experiment: int) -> dict[str, list[tuple[str
         for column in FILTERS:
             if row[column]:
                 counts[column][row[column]] = counts[column].get(row[column], 0) + row["n"]
-    ended = "SELECT COUNT(*) FROM attempts WHERE experiment = ? AND closed IS NOT NULL"  # by an index, at any length
-    counts["status"]["success"] = db.execute(ended, (experiment,)).fetchone()[0] - sum(row["n"] for row in failed)
+    counts["status"]["success"] = _succeeded(db, experiment)
     return {
         column: sorted(((v, n) for v, n in found.items() if n > 0), key=lambda pair: (-pair[1], pair[0]))[:MOST_CHOICES]
         for column, found in counts.items()

@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 import autoperfd
 from autoperfd.core.text import safe
 from autoperfd.daemon import views
-from autoperfd.page import guard, recorded, shapes
+from autoperfd.page import guard, metrics, recorded, shapes
 from autoperfd.page.answers import Answers, Ask, NoAnswer
 from autoperfd.page.asked import API, Missing, as_json, asked, known, page
 from autoperfd.page.figures import Figures
@@ -138,6 +138,10 @@ def _looks(site: Flask, answers: Answers) -> None:
     @site.get(f"{API}list")
     def list_json() -> Response:
         return as_json(answers.get("list"))
+
+    @site.get("/metrics")
+    def numbers() -> Response:
+        return Response(metrics.text(answers), content_type=metrics.CONTENT_TYPE)
 
     @site.get(f"{API}show")
     def show_json() -> Response:

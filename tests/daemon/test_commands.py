@@ -412,7 +412,7 @@ def test_spreadsheets_are_written_anew_when_they_are_asked_for(rig: Rig) -> None
 
 
 def test_an_unknown_command_is_a_usage_error(rig: Rig) -> None:
-    known = "addresses, cancel, copy, halt, list, pin, rebuild, resume, retry, show, skip, status, why"
+    known = "addresses, cancel, copy, halt, in_use, list, numbers, pin, rebuild, resume, retry, show, skip, status, why"
     refuses(rig.ask("dance"), "there is no command 'dance'", f"Known are: {known}", exit=2)
 
 

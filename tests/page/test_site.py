@@ -97,7 +97,23 @@ def test_an_engine_is_asked_once_a_second_at_most() -> None:
     assert answers.get("status") == {"n": 4}
     for number in range(100):
         answers.get("show", experiment=str(number))
+    assert answers.get("show", experiment="0") == {"n": 105}
     assert len(answers._kept) == 64
+
+
+def test_an_answer_that_took_long_is_asked_for_more_seldom() -> None:
+    asked: list[str] = []
+    now = [100.0]
+
+    def slowly(command: str, args: object) -> Said:
+        now[0] += 2.0
+        return Said(asked, command)
+
+    answers = Answers(slowly, lambda: now[0])
+    for _ in range(41):
+        answers.get("numbers")
+        now[0] += 1.0
+    assert len(asked) == 2
 
 
 class Said:
