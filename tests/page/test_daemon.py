@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import paramiko
 import pytest
 
+from tests.daemon.support import toml
 from tests.e2e.support import LiveDaemon
 
 
@@ -40,6 +42,24 @@ def test_the_daemon_serves_its_page(daemon: LiveDaemon, tmp_path: Path) -> None:
     assert daemon.process is not None and told["pid"] == daemon.process.pid and told["attention"] == []
     assert daemon.stop() == 0 and not (tmp_path / "page.sock").exists()
     assert "Traceback" not in daemon.text() and "Warning" not in daemon.text()
+
+
+def test_an_experiment_of_the_daemon(daemon: LiveDaemon, tmp_path: Path) -> None:
+    """All that is shown of one, across the threads and processes that take part."""
+    daemon.start()
+    paramiko.ECDSAKey.generate().write_private_key_file(str(tmp_path / "id"))
+    text = toml(machines=("127.0.0.1", "127.0.0.2")).replace("~/.ssh/id", str(tmp_path / "id"))
+    (daemon.queue / "one.toml").write_text(text)
+    daemon.until(lambda: daemon.experiment("PCG #1"), "the experiment is known", 30)
+    page, one = tmp_path / "page.sock", "/experiment?name=PCG%20%231"
+    daemon.until(lambda: "Every square is a test" in get(page, one), "the map is drawn", 90)
+    assert "2 not begun" in get(page, one) or "1 not begun" in get(page, one)
+    assert json.loads(get(page, "/api/v1/attempts?experiment=PCG%20%231"))["total"] == 0
+    assert 'autoperf_tests{experiment="PCG #1",verdict="left"} 2.0' in get(page, "/metrics")
+    (copy,) = (daemon.state / "page").glob("*.db")
+    daemon.ask("copy")
+    assert copy.exists() and "Every square is a test" in get(page, one)
+    assert daemon.stop() == 0 and "Traceback" not in daemon.text() and "Warning" not in daemon.text()
 
 
 def test_an_address_that_cannot_be_had_is_told_and_the_daemon_runs(daemon: LiveDaemon, tmp_path: Path) -> None:
