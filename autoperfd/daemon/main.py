@@ -422,6 +422,8 @@ class Daemon:
             past, until = self._past, views.clock(self._past.over_at)
             span = f"From {views.clock(past.since)} to {until}"
             found.append(f"{span} the memory could not be used: {past.code}: {past.sentence}.")
+        if self.page is not None and (trouble := self.page.trouble()):
+            found.append(trouble)
         if self.written.dropped:
             found.append(f"{self.written.dropped} lines of the log were lost: whoever reads it does not keep up.")
         return found

@@ -64,6 +64,12 @@ class Server:
         """The port it listens at."""
         return int(self._server.effective_port)
 
+    def trouble(self) -> str:
+        """Why nobody is answered any more, or ""."""
+        if self._thread is None or self._stopping.is_set() or self._thread.is_alive():
+            return ""
+        return "The page has ended by an error of its own, which the log tells; a restart of the daemon brings it back."
+
     def close(self) -> None:
         """Stop listening, drop all callers, remove the Unix socket's file."""
         if self._thread is None:
@@ -93,11 +99,13 @@ class Server:
 
     def _wait(self) -> None:
         """The page's own thread: takes what callers send and gives it to the threads that answer."""
-        while not self._stopping.is_set():
-            waitress.wasyncore.loop(timeout=5.0, use_poll=True, map=self._sockets, count=1)
-            self._site.memory.tidy()
-        self._server.task_dispatcher.shutdown(timeout=END_SECS / 2)
-        waitress.wasyncore.close_all(self._sockets, ignore_all=True)
+        try:
+            while not self._stopping.is_set():
+                waitress.wasyncore.loop(timeout=5.0, use_poll=True, map=self._sockets, count=1)
+                self._site.memory.tidy()
+        finally:
+            self._server.task_dispatcher.shutdown(timeout=END_SECS / 2)
+            waitress.wasyncore.close_all(self._sockets, ignore_all=True)
 
     # ------------------------------------------------------------ the socket
 

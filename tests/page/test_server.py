@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from autoperfd.daemon.control import Reply
 from autoperfd.errors import AutoperfError
 from autoperfd.page import server, site
+from autoperfd.page.memory import Memory
 from autoperfd.page.server import Server
 
 LIST = {"now": 1.0, "experiments": [], "intake": []}
@@ -100,3 +102,19 @@ def test_silent_callers_keep_nobody_from_an_answer(local: Server) -> None:
     assert ask(local).status == 200
     for one in silent:
         one.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is made to end so
+def test_a_page_that_has_ended_by_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = made("127.0.0.1:0")
+    assert local.trouble() == ""
+    monkeypatch.setattr(Memory, "tidy", sys.exit)
+    threads = [thread for thread in threading.enumerate() if thread.name == "page"]
+    socket.create_connection(("127.0.0.1", local.port()), 10).close()  # which wakes it
+    for thread in threads:
+        thread.join(10)
+    assert "has ended by an error of its own" in local.trouble()
+    with pytest.raises(OSError):
+        ask(local)
+    local.close()
+    assert local.trouble() == ""
