@@ -56,7 +56,7 @@ from autoperfd.remote import power
 from autoperfd.remote.fleet import Fleet
 from autoperfd.remote.keys import KeyRing
 from autoperfd.remote.values import Timing
-from autoperfd.tools import TOOLS
+from autoperfd.tools import BROKEN, TOOLS
 
 if TYPE_CHECKING:
     from autoperfd.page.server import Server
@@ -185,7 +185,7 @@ class Daemon:
         self.reserve = Reserve(settings.state)
         self.systemd, self.signals, self.written = systemd, signals, written
         self.pulse = Pulse(self.systemd)
-        self.trouble: list[str] = []  # what a person should know from the start
+        self.trouble = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in BROKEN.values()]  # from the start
         self._another_sender: Callable[[Callable[[notify.Message, notify.Outcome], None]], notify.Sender] | None = None
         self.sender = self._sender()
         self.page = self._page()

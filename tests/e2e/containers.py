@@ -280,6 +280,7 @@ class Marksman:
         self.daemon, self.machines = daemon, machines
         self.hits: list[Mapping[str, Place]] = []
         self.starts_hit = 0
+        self._killed = 0
         self.adopted: list[Place] = []  # places of attempts that ran on across an interruption
         self._latest: Mapping[str, Place] = {}
         self._roots: dict[str, Path] = {}
@@ -313,6 +314,7 @@ class Marksman:
                 found = {place.name for place in places.values()} & set(wanted)
                 if found and kill:
                     os.kill(pid, signal.SIGKILL)
+                    self._killed = pid
             if found:
                 self._latest = places
                 return
@@ -329,10 +331,11 @@ class Marksman:
 
     def shoot_at_start(self) -> None:
         """Kill the daemon that systemd has just started, before it answers; the former one is dead."""
-        self.daemon.until(self.daemon.pid, "systemd started the daemon again")
+        # A killed process is there until the kernel has taken it apart, which takes a while on a busy computer.
+        self.daemon.until(lambda: self.daemon.pid() not in (0, self._killed), "systemd started the daemon again")
         self._pause.wait(self._random.uniform(0.0, 0.2))
         with self._frozen() as pid:
-            if pid and not self.daemon.listens():
+            if pid not in (0, self._killed) and not self.daemon.listens():
                 os.kill(pid, signal.SIGKILL)
                 self.starts_hit += 1
 
