@@ -357,9 +357,10 @@ class _Writer:
     def _renamed(
         self, table: Mapping[str, Any], keys: Mapping[str, tuple[str, ...]]
     ) -> tuple[dict[str, Any], list[str]]:
-        """The values under our keys, in our order, and comments for everything else."""
+        """The values under our keys, in our order, and comments for everything else; of several names ours wins."""
         ours = {old: key for key, names in keys.items() for old in names}
-        values: dict[str, Any] = {}
+        given = {key: next((n for n in names if table.get(n) is not None), None) for key, names in keys.items()}
+        values = {key: table[name] for key, name in given.items() if name is not None}
         rest = []
         for old, value in table.items():
             key = ours.get(old)
@@ -367,12 +368,9 @@ class _Writer:
                 continue
             if key is None:
                 rest.append(self._left(old, value, _unknown(old)))
-            elif key in values:
-                if values[key] != value:
-                    rest.append(self._left(old, value, f"{key} is given already"))
-            else:
-                values[key] = value
-        return {key: values[key] for key in keys if key in values}, rest
+            elif old != given[key] and values[key] != value:
+                rest.append(self._left(old, value, f"{key} is given already"))
+        return values, rest
 
     def _left(self, key: str, value: object, why: str) -> str:
         """A comment about what is not carried over; it is noted, too."""

@@ -329,6 +329,12 @@ VALUES = st.recursive(
 KEYS = st.sampled_from([*PCG, "campaign_name", "custom_test_list", "max_failures", "rcg_target_test_count", "bw_rate"])
 
 
+def test_of_two_names_for_one_key_ours_wins_and_the_other_is_told() -> None:
+    done = converted([{"campaign_name": [], "experiment_name": "mine"}])
+    assert tomli.loads(done.text)["experiments"][0]["experiment_name"] == "mine"
+    assert any("campaign_name" in note and "is given already" in note for note in done.notes)
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=6), min_size=1, max_size=3))
 def test_anything_that_is_json_becomes_toml_with_all_its_words(tables: list[dict[str, Any]]) -> None:
