@@ -32,6 +32,7 @@ CONTAINER = systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 n
 DISKS = mkfs.ext4:e2fsprogs mount:mount
 DDSPERF = ddsperf:cyclonedds-tools
 BROWSER = chromium:chromium
+IPERF = iperf3:iperf3
 SHELLS = busybox:busybox mksh:mksh tcsh:tcsh fish:fish
 
 help:
@@ -63,7 +64,7 @@ check: lint
 	$(BIN)/pytest --quiet -m '$(FAST)' $(PYTEST_ARGS)
 
 test: venv
-	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(BROWSER) $(if $(filter 0,$(shell id -u)),$(CONTAINER) $(DISKS))
+	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(BROWSER) $(IPERF) $(if $(filter 0,$(shell id -u)),$(CONTAINER) $(DISKS))
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 FROM ?= 0
