@@ -33,6 +33,7 @@ DISKS = mkfs.ext4:e2fsprogs mount:mount
 DDSPERF = ddsperf:cyclonedds-tools
 BROWSER = chromium:chromium
 IPERF = iperf3:iperf3
+GROFF = groff:groff-base
 SHELLS = busybox:busybox mksh:mksh tcsh:tcsh fish:fish
 
 help:
@@ -64,7 +65,7 @@ check: lint
 	$(BIN)/pytest --quiet -m '$(FAST)' $(PYTEST_ARGS)
 
 test: venv
-	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(BROWSER) $(IPERF) $(if $(filter 0,$(shell id -u)),$(CONTAINER) $(DISKS))
+	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(BROWSER) $(IPERF) $(GROFF) $(if $(filter 0,$(shell id -u)),$(CONTAINER) $(DISKS))
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 FROM ?= 0
@@ -116,6 +117,10 @@ faults: venv
 rules: venv
 	@$(BIN)/python -m tests.tools.rule_table
 
+# docs/COMMANDS.md, docs/SETTINGS.md, docs/EXPERIMENTS.md and man/, from the tables the code runs on.
+manual: venv
+	@$(BIN)/python .ci/manual
+
 # The state diagram of README.md, written from the table the daemon runs on.
 diagram: venv
 	@$(BIN)/python .ci/diagram README.md
@@ -156,6 +161,10 @@ install: install-venv
 	install -D -m 644 systemd/autoperfd.sysctl.conf $(TARGET)/lib/sysctl.d/60-autoperfd.conf
 	install -m 644 README.md CHANGELOG.md LICENSE $(TARGET)/share/doc/autoperfd
 	install -m 644 etc/queue-examples/*.toml $(TARGET)/share/doc/autoperfd/examples
+	install -d $(TARGET)/share/man/man1 $(TARGET)/share/man/man5 $(TARGET)/share/man/man8
+	install -m 644 man/*.1 $(TARGET)/share/man/man1
+	install -m 644 man/*.5 $(TARGET)/share/man/man5
+	install -m 644 man/*.8 $(TARGET)/share/man/man8
 	install -d $(DESTDIR)/etc/autoperf
 	[ -e $(DESTDIR)/etc/autoperf/autoperfd.toml ] || install -m 644 etc/autoperfd.toml $(DESTDIR)/etc/autoperf
 	@$(if $(DESTDIR),,$(MAKE) --no-print-directory settle)
@@ -180,7 +189,8 @@ uninstall:
 	rm -f $(TARGET)/lib/systemd/system/autoperfd.service $(TARGET)/lib/systemd/system/autoperfd-failed.service
 	rm -f $(TARGET)/lib/sysusers.d/autoperfd.conf $(TARGET)/lib/tmpfiles.d/autoperfd.conf
 	rm -f $(TARGET)/lib/sysctl.d/60-autoperfd.conf
+	rm -f $(foreach page,$(wildcard man/*),$(TARGET)/share/man/man$(lastword $(subst ., ,$(page)))/$(notdir $(page)))
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
 
-.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench proof rules diagram faults repeat clean install-venv install settle uninstall
+.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench proof rules manual diagram faults repeat clean install-venv install settle uninstall

@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,6 +172,21 @@ def test_the_makefile_has_what_the_readme_says() -> None:
     assert wanted <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
 
 
+def test_the_manual_is_what_the_tables_say() -> None:
+    done = subprocess.run([sys.executable, ".ci/manual", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "man").iterdir()))
+def test_groff_has_nothing_to_say_about_a_manual_page(page: str) -> None:
+    groff = shutil.which("groff")
+    assert groff, "groff-base is not installed"
+    done = subprocess.run(
+        [groff, "-man", "-ww", "-Tutf8", str(ROOT / "man" / page)], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "") and "autoperf" in done.stdout
+
+
 def test_what_is_missing_is_named_with_the_line_that_installs_it(tmp_path: Path) -> None:
     for name in ("sh", "id"):  # no apt-get: as for somebody who may not install
         (tmp_path / name).symlink_to(str(shutil.which(name)))
@@ -226,6 +242,9 @@ def test_an_installation_carries_final_paths(installed: Path) -> None:
 @pytest.mark.timeout(400)
 def test_an_installation_runs_and_has_its_place_in_the_system(installed: Path) -> None:
     python = installed / "usr/lib/autoperfd/bin/python"
+    assert {path.name for path in (installed / "usr/share/man").glob("man?/*")} == {
+        path.name for path in (ROOT / "man").iterdir()
+    }
     for module, name in (("daemon", "autoperfd"), ("ctl", "autoperfctl")):
         script = f"import sys; from autoperfd.{module}.main import main; sys.exit(main(['--version']))"
         said = subprocess.run(
