@@ -34,7 +34,7 @@ DDSPERF = ddsperf:cyclonedds-tools
 BROWSER = chromium:chromium
 IPERF = iperf3:iperf3
 GROFF = groff:groff-base
-SHELLS = busybox:busybox mksh:mksh tcsh:tcsh fish:fish
+SHELLS = busybox:busybox mksh:mksh tcsh:tcsh fish:fish zsh:zsh
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -117,7 +117,7 @@ faults: venv
 rules: venv
 	@$(BIN)/python -m tests.tools.rule_table
 
-# docs/COMMANDS.md, docs/SETTINGS.md, docs/EXPERIMENTS.md and man/, from the tables the code runs on.
+# docs/COMMANDS.md, docs/SETTINGS.md, docs/EXPERIMENTS.md, man/ and completion/, from the tables the code runs on.
 manual: venv
 	@$(BIN)/python .ci/manual
 
@@ -161,6 +161,9 @@ install: install-venv
 	install -D -m 644 systemd/autoperfd.sysctl.conf $(TARGET)/lib/sysctl.d/60-autoperfd.conf
 	install -m 644 README.md CHANGELOG.md LICENSE $(TARGET)/share/doc/autoperfd
 	install -m 644 etc/queue-examples/*.toml $(TARGET)/share/doc/autoperfd/examples
+	install -D -m 644 completion/autoperfctl.bash $(TARGET)/share/bash-completion/completions/autoperfctl
+	install -D -m 644 completion/_autoperfctl $(TARGET)/share/zsh/vendor-completions/_autoperfctl
+	install -D -m 644 completion/autoperfctl.fish $(TARGET)/share/fish/vendor_completions.d/autoperfctl.fish
 	install -d $(TARGET)/share/man/man1 $(TARGET)/share/man/man5 $(TARGET)/share/man/man8
 	install -m 644 man/*.1 $(TARGET)/share/man/man1
 	install -m 644 man/*.5 $(TARGET)/share/man/man5
@@ -189,6 +192,8 @@ uninstall:
 	rm -f $(TARGET)/lib/systemd/system/autoperfd.service $(TARGET)/lib/systemd/system/autoperfd-failed.service
 	rm -f $(TARGET)/lib/sysusers.d/autoperfd.conf $(TARGET)/lib/tmpfiles.d/autoperfd.conf
 	rm -f $(TARGET)/lib/sysctl.d/60-autoperfd.conf
+	rm -f $(TARGET)/share/bash-completion/completions/autoperfctl $(TARGET)/share/zsh/vendor-completions/_autoperfctl
+	rm -f $(TARGET)/share/fish/vendor_completions.d/autoperfctl.fish
 	rm -f $(foreach page,$(wildcard man/*),$(TARGET)/share/man/man$(lastword $(subst ., ,$(page)))/$(notdir $(page)))
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"

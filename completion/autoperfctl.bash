@@ -1,0 +1,45 @@
+# made by `make manual` from the tables the code runs on; change those
+_autoperfctl() {
+  local cur=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= words= experiments= files= word at
+  COMPREPLY=()
+  for ((at = 1; at < COMP_CWORD; at++)); do
+    word=${COMP_WORDS[at]}
+    case ${COMP_WORDS[at-1]} in --config | --runtime) continue ;; esac
+    case $word in -*) ;; *) command=$word; break ;; esac
+  done
+  case $before in
+    --config | --parquet) files=1 ;;
+    --experiment) experiments=1 ;;
+    *)
+  case $command in
+    '') words='status check submit convert list show why results report judge verify halt resume retry skip cancel doctor trust --config --runtime --version --help' ;;
+    status) words='--json --watch --config --runtime --help' ;;
+    check) words='--test --probe --json --config --runtime --help'; files=1 ;;
+    submit) words='--wait --config --runtime --help'; files=1 ;;
+    convert) words=' --config --runtime --help'; files=1 ;;
+    list) words='--json --config --runtime --help' ;;
+    show) words='--json --config --runtime --help'; experiments=1 ;;
+    why) words='--experiment --json --config --runtime --help' ;;
+    results) words='--where --by --csv --parquet --rebuild --json --config --runtime --help'; experiments=1 ;;
+    report) words='--output --config --runtime --help'; experiments=1 ;;
+    judge) words='--test --json --config --runtime --help'; files=1 ;;
+    verify) words='--json --config --runtime --help'; experiments=1 ;;
+    halt) words=' --config --runtime --help'; experiments=1 ;;
+    resume) words=' --config --runtime --help'; experiments=1 ;;
+    retry) words='--failed --experiment --config --runtime --help' ;;
+    skip) words='--experiment --config --runtime --help' ;;
+    cancel) words=' --config --runtime --help'; experiments=1 ;;
+    doctor) words='--send --json --config --runtime --help'; files=1 ;;
+    trust) words='--yes --config --runtime --help'; files=1 ;;
+  esac ;;
+  esac
+  if [ -n "$experiments" ]; then
+    while IFS= read -r word; do
+      case $word in "$cur"*) COMPREPLY+=("$(printf %q "$word")") ;; esac
+    done < <(autoperfctl list --json 2>/dev/null | sed -n 's/^      "name": "\(.*\)",$/\1/p')
+  fi
+  while IFS= read -r word; do
+    [ -z "$word" ] || COMPREPLY+=("$word")
+  done < <(compgen -W "$words" -- "$cur"; [ -z "$files" ] || compgen -f -- "$cur")
+}
+complete -F _autoperfctl autoperfctl

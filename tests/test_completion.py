@@ -1,0 +1,94 @@
+"""The shells complete what autoperfctl takes: really asked, each in its own way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from autoperfd.ctl.commands import COMMANDS
+
+FILES = Path(__file__).parents[1] / "completion"
+LIST = """{
+  "now": 1.0,
+  "experiments": [
+    {
+      "name": "PCG #1",
+      "machines": [
+        {
+          "name": "p1",
+          "state": "ok"
+        }
+      ]
+    },
+    {
+      "name": "soak $(touch pwned)",
+      "state": "idle"
+    }
+  ]
+}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with files, and an autoperfctl that knows two experiments."""
+    program = tmp_path / "bin" / "autoperfctl"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n[ \"$*\" = 'list --json' ] || exit 9\ncat <<'END'\n{LIST}END\n")
+    program.chmod(0o755)
+    (tmp_path / "my.toml").touch()
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*argv: str) -> list[str]:
+    binary = shutil.which(argv[0])
+    assert binary, f"{argv[0]} is not installed"
+    done = subprocess.run([binary, *argv[1:]], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout.splitlines()
+
+
+def in_bash(*words: str) -> list[str]:
+    """What bash offers for the last of these words."""
+    script = (
+        'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _autoperfctl; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    return run("bash", "--norc", "-c", script, "bash", str(FILES / "autoperfctl.bash"), "autoperfctl", *words)
+
+
+def in_fish(line: str) -> list[str]:
+    """The same of fish, without what it says of each."""
+    lines = run("fish", "--no-config", "-c", f'source {FILES}/autoperfctl.fish; complete -C "{line}"')
+    return [line.split("\t")[0] for line in lines]
+
+
+def test_bash(place: Path) -> None:
+    assert set(in_bash("")) == {row.name for row in COMMANDS} | {"--config", "--runtime", "--version", "--help"}
+    assert in_bash("st") == ["status"] and in_bash("status", "--w") == ["--watch"]
+    assert in_bash("--config", "status", "re") == ["results", "report", "resume", "retry"]
+    assert in_bash("check", "my") == ["my.toml"] and "--probe" in in_bash("check", "--p")
+    assert in_bash("show", "P") == ["PCG\\ #1"]
+    assert in_bash("why", "x", "--experiment", "soak") == ["soak\\ \\$\\(touch\\ pwned\\)"]
+    assert not (place / "pwned").exists()
+
+
+def test_fish(place: Path) -> None:
+    assert {row.name for row in COMMANDS} <= set(in_fish("autoperfctl "))
+    assert in_fish("autoperfctl status --w") == ["--watch"]
+    assert in_fish("autoperfctl check my") == ["my.toml"]
+    assert in_fish("autoperfctl show P") == ["PCG #1"]
+    assert "soak $(touch pwned)" in in_fish("autoperfctl halt ") and not (place / "pwned").exists()
+
+
+@pytest.mark.usefixtures("place")
+def test_zsh_takes_it() -> None:
+    script = 'autoload -U compinit; compinit -u -D; source "$1"; print ${_comps[autoperfctl]}; whence -w _autoperfctl'
+    lines = run("zsh", "-f", "-c", script, "zsh", str(FILES / "_autoperfctl"))
+    assert "_autoperfctl" in lines[0] and lines[1] == "_autoperfctl: function"
