@@ -8,7 +8,7 @@ _autoperfctl() {
     case $word in -*) ;; *) command=$word; break ;; esac
   done
   case $before in
-    --config | --parquet) files=1 ;;
+    --config | --runtime | --output | --parquet) files=1 ;;
     --experiment) experiments=1 ;;
     *)
   case $command in
@@ -38,6 +38,7 @@ _autoperfctl() {
       case $word in "$cur"*) COMPREPLY+=("$(printf %q "$word")") ;; esac
     done < <(autoperfctl list --json 2>/dev/null | sed -n 's/^      "name": "\(.*\)",$/\1/p')
   fi
+  [ -z "$files" ] || compopt -o filenames 2>/dev/null
   while IFS= read -r word; do
     [ -z "$word" ] || COMPREPLY+=("$word")
   done < <(compgen -W "$words" -- "$cur"; [ -z "$files" ] || compgen -f -- "$cur")

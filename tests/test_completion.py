@@ -79,6 +79,19 @@ def test_bash(place: Path) -> None:
     assert not (place / "pwned").exists()
 
 
+def test_bash_is_told_that_file_names_are_some(place: Path) -> None:
+    """Otherwise it would not quote their blanks; outside of a completion compopt itself has nothing to change."""
+    script = (
+        'source "$1"; compopt() { echo "$@"; }; COMP_WORDS=(autoperfctl "${@:2}"); COMP_CWORD=$(($# - 1)); _autoperfctl'
+    )
+    told = [
+        run("bash", "--norc", "-c", script, "bash", str(FILES / "autoperfctl.bash"), *words)
+        for words in (("check", "my"), ("report", "x", "--output", "my"), ("show", "P"))
+    ]
+    assert told == [["-o filenames"], ["-o filenames"], []]
+    assert in_bash("status", "--runtime", "b") == ["bin"]
+
+
 def test_fish(place: Path) -> None:
     assert {row.name for row in COMMANDS} <= set(in_fish("autoperfctl "))
     assert in_fish("autoperfctl status --w") == ["--watch"]
