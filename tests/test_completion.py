@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,27 +11,17 @@ from pathlib import Path
 import pytest
 
 from autoperfd.ctl.commands import COMMANDS
+from autoperfd.daemon.views import ExperimentView, ListView, MachineView, to_data
 
 FILES = Path(__file__).parents[1] / "completion"
-LIST = """{
-  "now": 1.0,
-  "experiments": [
-    {
-      "name": "PCG #1",
-      "machines": [
-        {
-          "name": "p1",
-          "state": "ok"
-        }
-      ]
-    },
-    {
-      "name": "soak $(touch pwned)",
-      "state": "idle"
-    }
-  ]
-}
-"""
+MACHINE = MachineView("p1", "192.0.2.1:22")
+LIST = ListView(
+    1.0,
+    (
+        ExperimentView("PCG #1", "running", machines=(MACHINE,)),
+        ExperimentView("soak $(touch pwned)", "idle", outcome="waiting", machines=(MACHINE,)),
+    ),
+)
 
 
 @pytest.fixture
@@ -38,7 +29,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with files, and an autoperfctl that knows two experiments."""
     program = tmp_path / "bin" / "autoperfctl"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\n[ \"$*\" = 'list --json' ] || exit 9\ncat <<'END'\n{LIST}END\n")
+    listing = json.dumps(to_data(LIST), indent=2)  # as terminal.print_json has it
+    program.write_text(f"#!/bin/sh\n[ \"$*\" = 'list --json' ] || exit 9\ncat <<'END'\n{listing}\nEND\n")
     program.chmod(0o755)
     (tmp_path / "my.toml").touch()
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
