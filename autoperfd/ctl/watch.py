@@ -6,6 +6,7 @@ rich lives here, and nowhere else; it is imported when somebody watches. https:/
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Callable
 
@@ -25,17 +26,20 @@ def live(screen: Callable[[], str], pause_secs: float) -> int:
     """Show what `screen` gives until interrupted. What it raises at first is raised, later it is shown on top."""
     known, trouble = screen(), ""
     foot = f"every {pause_secs:.0f} s; Ctrl-C ends it"
-    with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as shown:
-        try:
+    # Waited for, not raised: an exception in the wrong moment, as in a destructor, would be lost.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as shown:
             while True:
                 shown.update(_painted(f"{trouble}{known}\n{time.strftime('%H:%M:%S')}, {foot}"), refresh=True)
-                time.sleep(pause_secs)
+                if signal.sigtimedwait({signal.SIGINT}, pause_secs):
+                    return 0
                 try:
                     known, trouble = screen(), ""
                 except AutoperfError as error:  # a restart, most likely: go on looking
                     trouble = f"! {error.message}\n  {error.hint}\n\n"
-        except KeyboardInterrupt:
-            return 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _painted(text: str) -> Text:
