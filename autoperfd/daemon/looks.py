@@ -63,7 +63,7 @@ class Looks:
                 seen["error"] = error.sentence()
             return {**seen, "trusted": self.pins.keys_for(host, port)}
 
-        return _side_by_side(look, len(machines), "scan")
+        return _side_by_side(look, [{} for _ in machines], "scan")
 
     def _probe(self, args: Mapping[str, Any], who: Who) -> Reply:
         """Validate the machines of an experiment file, and whom each one hears.
@@ -95,7 +95,12 @@ class Looks:
                 return {**seen, "well": None, "sentence": f"{users[place]} uses it now", "hint": ""}
             return {**seen, **self._validated(experiment, machine)}
 
-        reply = _side_by_side(look, len(wanted), "probe")
+        late = f"it was not looked at within {LOOK_SECS:.0f} s"
+        unseen = [
+            {"experiment": experiment.name, "machine": machine.name, "well": False, "sentence": late, "hint": ""}
+            for experiment, machine in wanted
+        ]
+        reply = _side_by_side(look, unseen, "probe")
         if args.get("hear") and reply.ok:
             self._listen(wanted, reply.data["machines"])
         return reply
@@ -144,15 +149,15 @@ class Looks:
         return {"well": True, "facts": dict(report.facts), "warnings": list(report.warnings)}
 
 
-def _side_by_side(look: Callable[[int], dict[str, object]], count: int, name: str) -> Reply:
-    """What looks at so many machines found, of those that ended in time."""
-    found: list[dict[str, object]] = [{} for _ in range(count)]
+def _side_by_side(look: Callable[[int], dict[str, object]], unseen: Sequence[dict[str, object]], name: str) -> Reply:
+    """What looks at machines found; `unseen`: what is said of each that is not looked at in time, {} for nothing."""
+    found = list(unseen)
 
     def one(place: int) -> None:
         found[place] = look(place)
 
     try:
-        threads = [begin(partial(one, place), f"{name} {place}") for place in range(count)]
+        threads = [begin(partial(one, place), f"{name} {place}") for place in range(len(found))]
     except NoThread as error:
         return Reply.refused(f"the machines cannot be looked at: {error.strerror}", HINT)
     deadline = time.monotonic() + LOOK_SECS
