@@ -59,7 +59,7 @@ WORLDLY = {
 PURE_ENOUGH = {("core/ess.py", "io")}  # StringIO, for the csv module
 # Pure: the same words whether the daemon answers or its memory is read; and the reader of archives.
 ALSO = {("ctl", f"daemon.{part}") for part in ("views", "screen", "story", "archive")}
-ALSO |= {("page", "daemon.views"), ("page", "daemon.screen"), ("page", "remote.threads")}
+ALSO |= {("page", "daemon.views"), ("page", "daemon.screen"), ("page", "daemon.own_socket"), ("page", "remote.threads")}
 # What the independent reader takes from what it checks: names of tables, columns, figures and statuses.
 CONSTANTS = {
     "core.ess.ESS_COLUMNS",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import autoperfd
+from tests.programs import needed
 
 if TYPE_CHECKING:
     from autoperfd.lab.container import ContainerLab
@@ -42,14 +43,6 @@ def run(*argv: str | Path, timeout: float = 60, **more: str) -> subprocess.Compl
     )
 
 
-def program(name: str, package: str) -> str:
-    """The path of a program of this computer; without it the test is skipped."""
-    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if not path:
-        pytest.skip(f"{name} is not installed (apt-get install {package})")
-    return path
-
-
 def unit() -> dict[str, list[str]]:
     """The unit's settings, each with all its values."""
     found: dict[str, list[str]] = {}
@@ -64,7 +57,7 @@ def unit() -> dict[str, list[str]]:
 
 
 def test_the_unit_is_little_exposed() -> None:
-    analyze = program("systemd-analyze", "systemd")
+    analyze = needed("systemd-analyze", "systemd")
     said = run(analyze, "security", "--offline=true", "--no-pager", UNIT)
     found = re.search(r"Overall exposure level.*: ([\d.]+)", said.stdout)
     assert found, said.stderr
@@ -72,7 +65,7 @@ def test_the_unit_is_little_exposed() -> None:
 
 
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
-    analyze = program("systemd-analyze", "systemd")
+    analyze = needed("systemd-analyze", "systemd")
     copy = tmp_path / "autoperfd.service"
     copy.write_text(UNIT.read_text(encoding="utf-8").replace("/usr/bin/autoperfd", "/bin/true"), encoding="utf-8")
     said = run(analyze, "verify", "--man=no", copy)
@@ -99,7 +92,7 @@ def test_no_secret_is_needed_to_start() -> None:
 
 
 def test_the_parser_s_child_may_limit_itself() -> None:
-    analyze = program("systemd-analyze", "systemd")
+    analyze = needed("systemd-analyze", "systemd")
     said = run(analyze, "syscall-filter", "--no-pager", "@default")
     assert re.search(r"^\s*prlimit64$", said.stdout, re.MULTILINE), "the one call behind setrlimit(3)"
 
@@ -110,7 +103,7 @@ def test_the_parser_s_child_may_limit_itself() -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
     """A root folder with the accounts that sysusers makes."""
-    sysusers = program("systemd-sysusers", "systemd")
+    sysusers = needed("systemd-sysusers", "systemd")
     if os.geteuid() != 0:
         pytest.skip("making accounts and giving folders away needs root")
     (tmp_path / "etc").mkdir()
@@ -125,7 +118,7 @@ def ids(root: Path, file: str) -> dict[str, int]:
 
 
 def test_accounts_and_folders(root: Path) -> None:
-    tmpfiles = program("systemd-tmpfiles", "systemd")
+    tmpfiles = needed("systemd-tmpfiles", "systemd")
     users, groups = ids(root, "passwd"), ids(root, "group")
     assert "autoperf" in users and {"autoperf", "autoperf-submit"} <= set(groups)
     assert ":/var/lib/autoperf:" in (root / "etc/passwd").read_text(encoding="utf-8"), 'the "~" of ssh_key_path'
@@ -179,8 +172,7 @@ def test_the_manual_is_what_the_tables_say() -> None:
 
 @pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "man").iterdir()))
 def test_groff_has_nothing_to_say_about_a_manual_page(page: str) -> None:
-    groff = shutil.which("groff")
-    assert groff, "groff-base is not installed"
+    groff = needed("groff", "groff-base")
     done = subprocess.run(
         [groff, "-man", "-ww", "-Tutf8", str(ROOT / "man" / page)], capture_output=True, text=True, timeout=30
     )

@@ -7,13 +7,15 @@ import re
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoperfd.core.config import Experiment, read_experiments
 from autoperfd.core.names import test_name
 from autoperfd.core.plan import Plan, Setting, distribute
+from autoperfd.ctl.finding import Finding
+from autoperfd.ctl.trust import AskDaemon
 from autoperfd.daemon import screen
 from autoperfd.daemon.views import count as count_of
 from autoperfd.daemon.views import duration
@@ -43,53 +45,55 @@ def report(file: str, experiments: Collection[Experiment], results: Path, test: 
     """
     n = len(experiments)
     lines = [f"{file}: {n} experiment{'' if n == 1 else 's'}, no problems."]
-    for experiment in _having(experiments, test):
-        lines += ["", *_experiment(experiment, results, test)]
+    for experiment, index in _chosen(experiments, test):
+        lines += ["", *_experiment(experiment, results, index, asked=bool(test))]
     return "\n".join(lines) + "\n"
 
 
-def _having(experiments: Collection[Experiment], test: str) -> list[Experiment]:
-    found = [e for e in experiments if not test or _index(e, test) is not None]
+def _chosen(experiments: Collection[Experiment], test: str) -> list[tuple[Experiment, int]]:
+    """The experiments that have the test, each with its place in the sweep; all with their first where it is ""."""
+    found = []
+    for experiment in experiments:
+        index = experiment.sweep.seeded(experiment.seed or 0).index_of(test) if test else 0
+        if index is not None:
+            found.append((experiment, index))
     if not found:
-        raise AutoperfError(
-            f"no experiment of the file has a test {test!r}", hint="The report without --test names some"
-        )
+        hint = "The report without --test names some"
+        raise AutoperfError(f"no experiment of the file has a test {test!r}", hint=hint)
     return found
 
 
-def _index(experiment: Experiment, test: str) -> int | None:
-    return experiment.sweep.seeded(experiment.seed or 0).index_of(test)
-
-
-def probed(text: bytes, ask: Callable[[str, dict[str, object]], Mapping[str, object]]) -> tuple[str, bool, object]:
-    """What the daemon sees of the machines of a file: (text, whether all are fit, the same for a script)."""
-    data = ask("probe", {"text": text.decode("utf-8", "surrogateescape")}).get("data")
+def looked_at(text: bytes, ask: AskDaemon, *, hear: bool = False) -> list[Mapping[str, Any]]:
+    """What the daemon sees of each machine of a file now; `hear`: whom each one hears, too. Raises AutoperfError."""
+    words = text.decode("utf-8", "surrogateescape")
+    data = ask("probe", {"text": words, "hear": True} if hear else {"text": words}).get("data")
     found = data.get("machines") if isinstance(data, Mapping) else None
     if not isinstance(found, list):
         raise AutoperfError("the daemon's answer to a probe makes no sense")
+    return found
+
+
+def probed(machines: Sequence[Mapping[str, Any]]) -> str:
+    """What was seen of machines, as text for a person."""
     lines = ["", "Machines as the daemon sees them now:"]
-    for seen in found:
+    for seen in machines:
         lines += _seen(seen)
-    return "\n".join(lines) + "\n", all(seen.get("well") is not False for seen in found), found
+    return "\n".join(lines) + "\n"
 
 
 def _seen(seen: Mapping[str, Any]) -> Iterator[str]:
-    name = seen.get("machine")
-    if seen.get("well") is None:
-        yield f"?   {name}: {seen.get('sentence')}"
-    elif not seen["well"]:
-        yield f"!   {name}: {seen.get('sentence')}"
-        if seen.get("hint"):
-            yield f"      {seen['hint']}"
-    else:
-        facts: Mapping[str, str] = seen.get("facts", {})
-        what = [facts[key] for key in ("board", "cpu", "os", "kernel") if facts.get(key)]
-        nics = [_nic(facts, key.split(".")[1]) for key in facts if key.startswith("nic.") and key.endswith(".mtu")]
-        skew = facts.get("clock_skew")
-        clock = [f"clock {float(skew):+.3f} s off"] if skew else []
-        yield f"ok  {name}: {'; '.join([*what, *nics, *clock])}"
-        for warning in seen.get("warnings", ()):
-            yield f"      {warning}"
+    name = str(seen.get("machine"))
+    if not seen.get("well"):
+        yield from Finding(name, seen.get("well"), str(seen.get("sentence")), str(seen.get("hint") or "")).lines()
+        return
+    facts: Mapping[str, str] = seen.get("facts", {})
+    what = [facts[key] for key in ("board", "cpu", "os", "kernel") if facts.get(key)]
+    nics = [_nic(facts, key.split(".")[1]) for key in facts if key.startswith("nic.") and key.endswith(".mtu")]
+    skew = facts.get("clock_skew")
+    clock = [f"clock {float(skew):+.3f} s off"] if skew else []
+    yield from Finding(name, True, "; ".join([*what, *nics, *clock])).lines()
+    for warning in seen.get("warnings", ()):
+        yield f"      {warning}"
 
 
 def _nic(facts: Mapping[str, str], name: str) -> str:
@@ -101,9 +105,8 @@ def _nic(facts: Mapping[str, str], name: str) -> str:
 def facts(experiments: Collection[Experiment], test: str = "") -> list[dict[str, object]]:
     """The same for a script."""
     found: list[dict[str, object]] = []
-    for experiment in _having(experiments, test):
+    for experiment, index in _chosen(experiments, test):
         sweep = experiment.sweep.seeded(experiment.seed or 0)
-        index = (sweep.index_of(test) if test else 0) or 0
         plan = _plan(experiment, sweep.at(index), sweep.name_at(index))
         found.append(
             {
@@ -112,7 +115,7 @@ def facts(experiments: Collection[Experiment], test: str = "") -> list[dict[str,
                 "tests": experiment.sweep.count,
                 "measuring_secs": _measuring_secs(experiment),
                 "reboots": _reboots(experiment),
-                "results_bytes": int(_archived_all(experiment)),
+                "results_bytes": _results_bytes(experiment),
                 "shown_test": plan.test_name,
                 "warnings": _warnings(experiment),
                 "command_lines": [
@@ -144,14 +147,13 @@ def read_bytes(file: str) -> bytes:
     return data
 
 
-def _experiment(experiment: Experiment, results: Path, test: str) -> Iterator[str]:
+def _experiment(experiment: Experiment, results: Path, index: int, *, asked: bool) -> Iterator[str]:
     sweep = experiment.sweep.seeded(experiment.seed or 0)
     drawn = experiment.sweep.shuffled and experiment.seed is None
     count = sweep.count
     measuring = _measuring_secs(experiment)
     most = measuring + count * experiment.policy.buffer_secs
-    index = sweep.index_of(test) if test else 0
-    plan = _plan(experiment, sweep.at(index or 0), sweep.name_at(index or 0))
+    plan = _plan(experiment, sweep.at(index), sweep.name_at(index))
 
     yield experiment.name
     yield f"  tests     {count}, {experiment.generation.upper()}, {experiment.order}, with {experiment.tool}"
@@ -165,8 +167,8 @@ def _experiment(experiment: Experiment, results: Path, test: str) -> Iterator[st
     for i, machine in enumerate(experiment.machines):
         where = f"{machine.username}@{machine.ip} port {machine.port}"
         yield f"  {'machines' if i == 0 else '        '}  {machine.name} ({machine.allocation}): {where}"
-    yield f"  {'test' if test else 'such as' if drawn else 'first'}".ljust(12) + plan.test_name
-    if not drawn and not test and count > 1:
+    yield f"  {'test' if asked else 'such as' if drawn else 'first'}".ljust(12) + plan.test_name
+    if not drawn and not asked and count > 1:
         yield f"  last      {sweep.name_at(count - 1)}"
     yield from _distribution(experiment)
     yield ""
@@ -230,7 +232,7 @@ def _reboots(experiment: Experiment) -> int:
 
 def _volume(experiment: Experiment, results: Path) -> str:
     """What the results should take, and whether that fits."""
-    size = int(_archived_all(experiment))
+    size = _results_bytes(experiment)
     try:
         space = os.statvfs(results)
     except OSError:
@@ -240,9 +242,9 @@ def _volume(experiment: Experiment, results: Path) -> str:
     return f"about {screen.size(size)} of results; {fits}" + ("" if size < free else ": TOO LITTLE")
 
 
-def _archived_all(experiment: Experiment) -> float:
+def _results_bytes(experiment: Experiment) -> int:
     tests = _sampled(experiment)
-    return experiment.sweep.count * sum(map(_archived, tests)) / len(tests)
+    return int(experiment.sweep.count * sum(map(_archived, tests)) / len(tests))
 
 
 def _archived(test: Mapping[str, Setting]) -> float:

@@ -234,16 +234,15 @@ def _check(context: Context) -> int:
 
     options, where = context.options, context.places
     data, experiments = check.read(options.file, where.power)
-    fit, found, machines = True, None, ""
-    if options.probe:
-        machines, fit, found = check.probed(data, context.agreed)
+    machines = check.looked_at(data, context.agreed) if options.probe else []
     if options.json:
         facts = check.facts(experiments, options.test or "")
-        terminal.print_json({"experiments": facts, "machines": found} if options.probe else facts)
+        terminal.print_json({"experiments": facts, "machines": machines} if options.probe else facts)
     else:
         terminal.print_text(check.report(options.file, experiments, where.state / "results", options.test or ""))
-        terminal.print_text(machines)
-    return 0 if fit else 1
+        if options.probe:
+            terminal.print_text(check.probed(machines))
+    return 1 if any(seen.get("well") is False for seen in machines) else 0
 
 
 def _submit(context: Context) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import autoperfd
 from autoperfd.core.settings import DaemonSettings, read_settings
-from autoperfd.ctl import copies
+from autoperfd.ctl import check, copies
 from autoperfd.ctl import doctor_bench as bench
 from autoperfd.ctl import doctor_unit as unit
 from autoperfd.ctl.finding import Finding
@@ -36,7 +36,7 @@ def examine(config: str | None, ask: copies.Ask, *, file: str = "", send: bool =
     AutoperfError, ConfigError for the file.
     """
     settings, finding = _settings(Path(config) if config else CONFIG)
-    data = bench.read(file, settings.power) if file else b""
+    data, _ = check.read(file, settings.power) if file else (b"", ())
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         lambda: _daemon(ask),
         lambda: unit.examine(),
@@ -53,12 +53,7 @@ def examine(config: str | None, ask: copies.Ask, *, file: str = "", send: bool =
 
 def report(findings: list[Finding]) -> str:
     """The findings as text for a person."""
-    words = {True: "ok  ", False: "!   ", None: "?   "}
-    lines = []
-    for found in findings:
-        lines.append(f"{words[found.well]}{found.subject}: {found.sentence}")
-        if found.hint:
-            lines.append(f"      {found.hint}")
+    lines = [line for found in findings for line in found.lines()]
     ill = sum(found.well is False for found in findings)
     lines += ["", f"{ill} problem{'' if ill == 1 else 's'}." if ill else "Nothing is wrong."]
     return "".join(f"{escaped(line)}\n" for line in lines)
@@ -163,21 +158,26 @@ def _queue(settings: DaemonSettings) -> Iterator[Finding]:
 
 def _stale(queue: Path) -> Iterator[Finding]:
     """Files that nobody takes in, and those that were refused."""
+    waiting = [(name, age) for name, age in _ages(queue) if age >= STALE_SECS]
+    if waiting:
+        name, age = waiting[0]
+        more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
+        hint = "Is the daemon running? `autoperfctl status` says what keeps it from taking files in"
+        yield Finding("queue", False, f"{name} lies in the queue for {duration(age)}{more}", hint)
+    refused = _ages(queue / "rejected")
+    if refused:
+        latest, _ = min(refused, key=lambda file: file[1])
+        sentence = f"{count(len(refused), 'file')} in {queue / 'rejected'} were refused, the latest {latest}"
+        yield Finding("queue", None, sentence, "The reason lies beside each; remove what is done with")
+
+
+def _ages(folder: Path) -> list[tuple[str, float]]:
+    """(name, seconds since it was written) of the experiment files there, by name; [] where nobody may look."""
     now = time.time()
-    for folder, patient, what in ((queue, STALE_SECS, "lies in the queue for"), (queue / "rejected", 0.0, "")):
-        try:
-            files = [(path, path.lstat().st_mtime) for path in folder.iterdir() if path.suffix == ".toml"]
-        except OSError:
-            continue
-        old = sorted((path.name, now - at) for path, at in files if now - at >= patient)
-        if old and what:
-            name, age = old[0]
-            more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
-            hint = "Is the daemon running? `autoperfctl status` says what keeps it from taking files in"
-            yield Finding("queue", False, f"{name} {what} {duration(age)}{more}", hint)
-        elif old:
-            sentence = f"{count(len(old), 'file')} in {folder} were refused, the latest {old[-1][0]}"
-            yield Finding("queue", None, sentence, "The reason lies beside each; remove what is done with")
+    try:
+        return sorted((path.name, now - path.lstat().st_mtime) for path in folder.glob("*.toml"))
+    except OSError:
+        return []
 
 
 def _keys(folder: Path) -> Iterator[Finding]:

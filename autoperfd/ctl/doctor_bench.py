@@ -6,7 +6,7 @@ Nothing is changed on a machine, and none that is in use is touched. One thread.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from autoperfd.ctl import check, copies
@@ -18,30 +18,21 @@ BOOT_BUDGET_SECS = 600.0  # how long a restart is waited for, if autoperfd.toml 
 _UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
 
-def read(file: str, power: Collection[str]) -> bytes:
-    """The bytes of a file that is a valid experiment file. Raises AutoperfError, ConfigError."""
-    return check.read(file, power)[0]
-
-
 def examine(text: bytes, ask: copies.Ask) -> Iterator[Finding]:
     """What is wrong with the machines of a file, each in one place, and between them."""
     try:
-        data = ask("probe", {"text": text.decode("utf-8", "surrogateescape"), "hear": True}).get("data")
+        found = check.looked_at(text, ask, hear=True)
     except AutoperfError as error:
         yield Finding("machines", None, f"they cannot be looked at: {error.message}")
         return
-    found = data.get("machines") if isinstance(data, dict) else None
-    for seen in found if isinstance(found, list) else ():
+    for seen in found:
         yield from _machine(seen)
 
 
 def _machine(seen: Mapping[str, Any]) -> Iterator[Finding]:
     name = str(seen.get("machine"))
-    if seen.get("well") is None:
-        yield Finding(name, None, str(seen.get("sentence")))
-        return
-    if not seen["well"]:
-        yield Finding(name, False, str(seen.get("sentence")), str(seen.get("hint") or ""))
+    if not seen.get("well"):
+        yield Finding(name, seen.get("well"), str(seen.get("sentence")), str(seen.get("hint") or ""))
         return
     facts: Mapping[str, str] = seen.get("facts") or {}
     ill = [*_clock(name, facts), *_watchdog(name, facts), *_network(name, seen)]

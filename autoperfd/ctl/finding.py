@@ -1,7 +1,8 @@
-"""What one check of `autoperfctl doctor` found. A value; any thread."""
+"""What one check of a controller or a machine found, and how a person reads of it. A value; any thread."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -13,3 +14,12 @@ class Finding:
     well: bool | None
     sentence: str
     hint: str = ""
+
+    def lines(self) -> Iterator[str]:
+        """What is shown of it."""
+        yield f"{_MARKS[self.well]}{self.subject}: {self.sentence}"
+        if self.hint:
+            yield f"      {self.hint}"
+
+
+_MARKS = {True: "ok  ", False: "!   ", None: "?   "}

@@ -25,6 +25,7 @@ def status(engine: Engine) -> views.StatusView:
     entries = list(engine.entries.values())
     failures = [failure for entry in reversed(entries) for failure in _failures(engine, entry, 3)]
     failures.sort(key=lambda failure: failure.at or 0.0, reverse=True)
+    free = engine.space().free
     undelivered = [f"A {row.kind} message is not delivered yet: {row.why}" for row in engine.undelivered()]
     return views.StatusView(
         now=engine.clock.wall(),
@@ -34,10 +35,10 @@ def status(engine: Engine) -> views.StatusView:
         hold=engine.hold,
         experiments=tuple(experiment(engine, entry) for entry in entries),
         failures=tuple(failures[:5]),
-        attention=(*engine.attention, *undelivered, *_tight(engine), *filter(None, (engine.trouble(),))),
+        attention=(*engine.attention, *undelivered, *_tight(engine, free), *filter(None, (engine.trouble(),))),
         warnings=tuple(engine.warnings()),
         told=_told(engine),
-        free_bytes=engine.space().free,
+        free_bytes=free,
     )
 
 
@@ -186,9 +187,9 @@ def _sentence(engine: Engine, entry: Entry) -> str:
     return ""
 
 
-def _tight(engine: Engine) -> list[str]:
+def _tight(engine: Engine, free: int) -> list[str]:
     """Sentences about experiments whose results of the next days will not fit on the controller's disk."""
-    found, free = [], engine.space().free
+    found = []
     for entry in engine.entries.values():
         life = entry.life
         measured = life.succeeded + life.failed
@@ -242,7 +243,7 @@ def _wanted(entry: Entry, remaining: int) -> int | None:
 
 def _told(engine: Engine) -> views.ToldView:
     count, latest = engine.store.told()
-    waiting = len(engine.store.waiting_messages())
+    waiting = engine.waiting()
     if latest is None:
         return views.ToldView(count, waiting)
     at, kind, facts = latest

@@ -11,14 +11,12 @@ Wire: `{"v":1,"command":"status","args":{}}` and, back,
 from __future__ import annotations
 
 import errno
-import grp
 import json
 import logging
 import os
 import pwd
 import select
 import socket
-import stat
 import struct
 import threading
 import time
@@ -29,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import autoperfd
+from autoperfd.daemon import own_socket
+from autoperfd.daemon.own_socket import OPERATORS
 from autoperfd.errors import AutoperfError
 from autoperfd.remote.threads import HINT, NoThread, begin
 
@@ -38,7 +38,6 @@ MAX_LINE = 64 * 1024
 IDLE_SECS = 5.0  # for a caller to deliver its whole line, and again to take its whole answer
 STUCK_SECS = 15.0  # without going round, which takes less than `IDLE_SECS` and a look together
 ANSWER_SECS = 30.0  # for the engine to answer
-OPERATORS = "autoperf"  # the group whose members may command
 
 _MAX_PATH = 107  # bytes in sockaddr_un.sun_path, less the closing zero
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; not among Python's constants
@@ -156,7 +155,7 @@ class Control:
             )
         self._path = path
         self._ask = ask
-        self._group = _group_id(group)
+        self._group = own_socket.group_id(group)
         self._idle_secs = idle_secs
         self._look_secs = look_secs
         self._max_clients = max_clients
@@ -205,44 +204,23 @@ class Control:
             self._listener.close()
         for end in self._wake:
             end.close()
-        if self._inode is not None and self._inode == _inode(self._path):
+        if self._inode is not None and self._inode == own_socket.inode(self._path):
             self._path.unlink(missing_ok=True)
 
     # listening
 
     def _listen(self) -> None:
-        """Bind beside the path and rename over it: there is no moment without a file or with a wrong mode."""
-        fresh = self._path.with_name(f".{self._path.name}")
-        fresh.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(os.fspath(fresh))
-            self._give_to_group(fresh)
-            fresh.chmod(0o660)
-            listener.listen(self._max_clients)
-            inode = _inode(fresh)
-            fresh.replace(self._path)
-        except OSError:
-            listener.close()
-            raise
+        listener, found = own_socket.bound(self._path, self._group, self._max_clients)
         listener.setblocking(False)
         if self._listener is not None:
             self._listener.close()
-        self._listener, self._inode = listener, inode
-
-    def _give_to_group(self, fresh: Path) -> None:
-        if self._group is None or fresh.stat().st_gid == self._group:
-            return
-        try:
-            os.chown(fresh, -1, self._group)
-        except PermissionError:
-            log.warning("control: only our own user can command: we are not in group %d", self._group)
+        self._listener, self._inode = listener, found
 
     def _accept_all(self) -> None:
         lost = False
         while not self._stopping.is_set():
             self._beat = time.monotonic()
-            if _inode(self._path) != self._inode:
+            if own_socket.inode(self._path) != self._inode:
                 try:
                     self._listen()
                     log.warning("control: %s was gone and is there again", self._path)
@@ -398,21 +376,6 @@ def _peer_groups(client: socket.socket, user: str, gid: int) -> list[int]:
             raise
         return os.getgrouplist(user, gid)
     return [group for (group,) in struct.iter_unpack("I", packed)]
-
-
-def _group_id(name: str) -> int | None:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return None
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
 
 
 def _shut(sock: socket.socket) -> None:

@@ -603,6 +603,10 @@ class Engine:
             del self._outbox[row.id]
         self.changed = True
 
+    def waiting(self) -> int:
+        """How many messages are neither delivered nor given up."""
+        return len(self._outbox)
+
     def undelivered(self) -> list[OutboxRow]:
         """Messages that were tried and are not delivered yet."""
         return [row for row in self._outbox.values() if row.tries]

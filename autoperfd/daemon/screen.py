@@ -29,6 +29,7 @@ from autoperfd.daemon.views import (
     duration,
     escaped,
     of,
+    rank,
     state,
     summary,
 )
@@ -188,9 +189,8 @@ class _Screen:
 
     def experiments(self, view: StatusView) -> None:
         """The blocks of those that do or need something, then a line each of the others."""
-        rank = {"halted": 0, **dict.fromkeys(BUSY, 1)}
-        ordered = sorted(view.experiments, key=lambda e: rank.get(e.state, 2 if e.outcome == "waiting" else 3))
-        detailed = [e for e in ordered if e.state in rank][:_MOST_DETAILED]
+        ordered = sorted(view.experiments, key=lambda e: rank(e.state, e.outcome))
+        detailed = [e for e in ordered if e.state != "idle"][:_MOST_DETAILED]
         rest = [e for e in ordered if e not in detailed]
         for experiment in detailed:
             self.gap()
@@ -204,15 +204,11 @@ class _Screen:
 
     def known(self, view: StatusView) -> None:
         """What a daemon that does not answer was at."""
-        if view.experiments:
-            self._experiments_close_up(view)
-        else:
-            self.line("no experiment.")
-
-    def _experiments_close_up(self, view: StatusView) -> None:
         before = len(self._lines)
         self.experiments(view)
-        if self._lines[before] == "":
+        if not view.experiments:
+            self.line("no experiment.")
+        elif self._lines[before] == "":  # it follows its heading at once
             del self._lines[before]
 
     def experiment(self, e: ExperimentView, now: float, *, crowd: bool = False) -> None:
@@ -264,7 +260,7 @@ class _Screen:
         low, high = e.remaining_low_secs, e.remaining_high_secs
         if low is None:
             return
-        pace = f"; {_rate(e.tests_per_hour)}" if e.tests_per_hour else ""
+        pace = f"; {rate(e.tests_per_hour)}" if e.tests_per_hour else ""
         if high is None:
             self.said("left", f"at least {duration(low)}, not before {clock(now + low)}{pace}")
         elif duration(low) == duration(high):
@@ -366,7 +362,8 @@ def _counts(e: ExperimentView) -> str:
     return ", ".join([*parts, *(f"{n} {word}" for n, word in some if n)])
 
 
-def _rate(per_hour: float) -> str:
+def rate(per_hour: float) -> str:
+    """How fast an experiment goes."""
     return f"{per_hour:.0f} tests an hour" if per_hour >= 10 else f"{per_hour:.1f} tests an hour"
 
 

@@ -506,8 +506,9 @@ class Store:
         latest = "SELECT facts FROM surveys WHERE experiment = ? AND machine = ? ORDER BY attempt DESC LIMIT 1"
         for machine, facts in change.facts.items():
             known = self._db.execute(latest, (experiment, machine)).fetchone()
-            if known is None or known[0] != lasting(facts):
-                self._replace("surveys", (experiment, machine, attempt, lasting(facts)))
+            now = lasting(facts)
+            if known is None or known[0] != now:
+                self._replace("surveys", (experiment, machine, attempt, now))
 
     def _save_attempt(self, row: AttemptRow, *, new: bool) -> None:
         values = tuple(getattr(row, name) for name in ATTEMPT_COLUMNS[1:])

@@ -316,6 +316,13 @@ def iso(at: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
+def rank(state: str, outcome: str) -> int:
+    """Where an experiment stands among others that are shown: those that need or do something first."""
+    if state == "halted":
+        return 0
+    return 1 if state in BUSY else 2 if outcome == "waiting" else 3
+
+
 def state(e: ExperimentView) -> str:
     """The one word for where it is."""
     return e.outcome or e.state if e.state == "idle" else e.state

@@ -5,6 +5,7 @@ What cannot be had is told where it would stand, and the rest is shown. Any thre
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 from flask import Flask, Response, request, url_for
@@ -47,9 +48,7 @@ def install(site: Flask, answers: Answers, memory: Memory, figures: Figures) -> 
     def ess() -> str:
         name, chosen = known(answers, asked("experiment")), _chosen()
         with memory.reading() as (db, copy):
-            number = attempts.number_of(db, name)
-            if number is None:
-                raise NoAnswer("this experiment is too new to be seen here", "Look again in half a minute")
+            number = _number(db, name)
             rows, choices = attempts.rows(db, number, chosen), attempts.choices(db, number)
 
         def link(**other: str | int) -> str:
@@ -63,9 +62,7 @@ def install(site: Flask, answers: Answers, memory: Memory, figures: Figures) -> 
     def attempts_json() -> Response:
         name, chosen = known(answers, asked("experiment")), _chosen()
         with memory.reading() as (db, _):
-            number = attempts.number_of(db, name)
-            if number is None:
-                raise NoAnswer("this experiment is too new to be seen here", "Look again in half a minute")
+            number = _number(db, name)
             return as_json(attempts.to_data(attempts.rows(db, number, chosen)))
 
     @site.get(f"{API}figures")
@@ -78,6 +75,14 @@ def install(site: Flask, answers: Answers, memory: Memory, figures: Figures) -> 
             raise NoAnswer(str(drawn.facts["error"]))
         told = ("sentences", "cautions", "completeness", "unproven", "undrawn")
         return as_json({"experiment": name, "as_of": drawn.made, **{key: drawn.facts[key] for key in told}})
+
+
+def _number(db: sqlite3.Connection, name: str) -> int:
+    """The memory's number of an experiment. Raises NoAnswer, sqlite3.Error."""
+    number = attempts.number_of(db, name)
+    if number is None:
+        raise NoAnswer("this experiment is too new to be seen here", "Look again in half a minute")
+    return number
 
 
 def _chosen() -> attempts.Chosen:

@@ -7,9 +7,7 @@ Promises that callers, however many, slow or wrong, cost those threads only; the
 from __future__ import annotations
 
 import contextlib
-import grp
 import logging
-import os
 import socket
 import stat
 import threading
@@ -18,6 +16,8 @@ from pathlib import Path
 import waitress
 import waitress.wasyncore
 
+from autoperfd.daemon import own_socket
+from autoperfd.daemon.own_socket import OPERATORS
 from autoperfd.errors import AutoperfError
 from autoperfd.page.site import Site
 from autoperfd.remote.threads import HINT, NoThread, begin, enter
@@ -26,7 +26,6 @@ THREADS = 4  # that answer; more callers wait in a queue
 MOST_CALLERS = 64  # connections at a time
 IDLE_SECS = 30.0  # for a caller to send or to take something
 MOST_HEADER = 16 * 1024  # bytes of a request
-OPERATORS = "autoperf"  # the group whose members may use the Unix socket
 END_SECS = 3.0  # for the threads to end; what an answer still waits for then ends with the process
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ class Server:
             self._server.pull_trigger()
         self._thread.join(END_SECS)
         self._thread = None
-        if self._inode is not None and self._inode == _inode(Path(self._listen)):
+        if self._inode is not None and self._inode == own_socket.inode(Path(self._listen)):
             Path(self._listen).unlink(missing_ok=True)
 
     def _serve(self, listener: socket.socket) -> None:
@@ -123,29 +122,8 @@ class Server:
         return listener
 
     def _bound_to_path(self, path: Path) -> socket.socket:
-        """Bind beside the path and rename over it, so that its mode is right from the first moment on."""
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise FileExistsError(17, "something else than a socket lies there")
-        fresh = path.with_name(f".{path.name}")
-        fresh.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(os.fspath(fresh))
-            with contextlib.suppress(KeyError, PermissionError):  # then our own user only
-                os.chown(fresh, -1, grp.getgrnam(OPERATORS).gr_gid)
-            fresh.chmod(0o660)
-            fresh.replace(path)
-        except OSError:
-            listener.close()
-            raise
-        self._inode = _inode(path)
+        listener, self._inode = own_socket.bound(path, own_socket.group_id(OPERATORS), MOST_CALLERS)
         return listener
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoperfd.daemon import screen
-from autoperfd.daemon.views import BUSY
+from autoperfd.daemon import views
 
 WIDE = 1000  # units of a bar
 
@@ -49,20 +48,9 @@ def strip(ends: str) -> list[tuple[str, str]]:
 
 def ordered(experiments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Those that need or do something first."""
-    rank = {"halted": 0, **dict.fromkeys(BUSY, 1)}
-    return sorted(experiments, key=lambda e: rank.get(e["state"], 2 if e["outcome"] == "waiting" else 3))
+    return sorted(experiments, key=lambda e: views.rank(e["state"], e["outcome"]))
 
 
 def state(experiment: Mapping[str, Any]) -> str:
     """Where an experiment is, in a word."""
     return str(experiment["outcome"] or "idle") if experiment["state"] == "idle" else str(experiment["state"])
-
-
-def size(count: int) -> str:
-    """Bytes for a person."""
-    return screen.size(count)
-
-
-def rate(per_hour: float) -> str:
-    """How fast an experiment goes."""
-    return f"{per_hour:.0f} tests an hour" if per_hour >= 10 else f"{per_hour:.1f} tests an hour"

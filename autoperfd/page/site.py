@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 
 import autoperfd
 from autoperfd.core.text import safe
-from autoperfd.daemon import views
+from autoperfd.daemon import screen, views
 from autoperfd.page import guard, metrics, recorded, shapes
 from autoperfd.page.answers import Answers, Ask, NoAnswer
 from autoperfd.page.asked import API, Missing, as_json, asked, known, page
@@ -70,7 +70,7 @@ def _harmless(value: Any) -> Any:
 def _teach(site: Flask) -> None:
     """What templates can say."""
     site.jinja_env.filters.update(
-        duration=views.duration, clock=views.clock, count=views.count, size=shapes.size, rate=shapes.rate
+        duration=views.duration, clock=views.clock, count=views.count, size=screen.size, rate=screen.rate
     )
     site.jinja_env.globals.update(
         version=autoperfd.__version__, bar=shapes.bar, strip=shapes.strip, ordered=shapes.ordered, state=shapes.state

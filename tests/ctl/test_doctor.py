@@ -202,6 +202,9 @@ def test_files_nobody_takes_in(lab: Path, capsys: pytest.CaptureFixture[str]) ->
     (lab / "queue" / "rejected" / "bad.toml").touch()
     code, out = run(lab, capsys)
     assert code == 0 and "?   queue: 1 file in" in out and "were refused, the latest bad.toml" in out
+    (lab / "queue" / "rejected" / "worse.toml").touch()
+    os.utime(lab / "queue" / "rejected" / "worse.toml", (time.time() - 60,) * 2)
+    assert "2 files in" in (out := run(lab, capsys)[1]) and "were refused, the latest bad.toml" in out
 
 
 @pytest.mark.parametrize(

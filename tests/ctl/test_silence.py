@@ -69,6 +69,13 @@ def holder(state: Path) -> Iterator[None]:
     os.close(fd)
 
 
+def remember(state: Path, version: int) -> None:
+    """Leave a memory of that version behind."""
+    with closing(sqlite3.connect(state / "autoperf.db")) as db:
+        db.execute(f"PRAGMA user_version={version}")
+        db.execute("CREATE TABLE x(y)")
+
+
 def shown(text: str) -> str:
     return dedent(text).lstrip("\n")
 
@@ -125,9 +132,7 @@ def test_hung(words: list[str], lab: Path, capsys: Capture, monkeypatch: pytest.
 
 
 def test_a_memory_of_a_newer_version(words: list[str], state: Path, capsys: Capture) -> None:
-    with closing(sqlite3.connect(state / "autoperf.db")) as db:
-        db.execute(f"PRAGMA user_version={NEWER}")
-        db.execute("CREATE TABLE x(y)")
+    remember(state, NEWER)
     assert main(words) == 3
     assert (
         capsys.readouterr().out
@@ -143,9 +148,7 @@ def test_a_memory_of_a_newer_version(words: list[str], state: Path, capsys: Capt
 
 
 def test_a_memory_of_this_version_is_not_spoken_of(words: list[str], state: Path, capsys: Capture) -> None:
-    with closing(sqlite3.connect(state / "autoperf.db")) as db:
-        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        db.execute("CREATE TABLE x(y)")
+    remember(state, OURS)
     assert main(words) == 3
     assert "sudo systemctl start autoperfd" in capsys.readouterr().out
     (state / "autoperf.db").write_bytes(b"\xff" * 100)

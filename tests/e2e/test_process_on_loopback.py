@@ -11,7 +11,6 @@ import os
 import random
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +26,7 @@ from autoperfd.lab.machines import until
 from tests.e2e.support import LiveDaemon, experiment_toml
 from tests.e2e.test_on_loopback import machines
 from tests.faults import Fired
+from tests.programs import needed
 
 ONE = """duration_secs = [3]
 datalen_bytes = [100]
@@ -92,12 +92,7 @@ def daemon(tmp_path: Path) -> Iterator[Process]:
 @pytest.fixture
 def strace() -> str:
     """The program that lets system calls fail."""
-    found = shutil.which("strace")
-    if not found and os.environ.get("AUTOPERF_REQUIRE_CONTAINER") == "1":
-        pytest.fail("strace is required here (apt-get install strace)")
-    if not found:
-        pytest.skip("strace is not installed (apt-get install strace)")
-    return found
+    return needed("strace", "strace")
 
 
 # ---------------------------------------------------------------- signals and pauses

@@ -1,51 +1,29 @@
-"""A site on a real engine in a folder, and what stands in a page of it."""
+"""A site on a real engine in a folder."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
 from werkzeug.test import TestResponse
 
 from autoperfd.daemon.control import Reply
-from autoperfd.page import site
+from autoperfd.page import answers, site
 from tests.daemon.support import Rig
+from tests.markup import Elements
 
 HOSTILE = (
     "</title><script>document.title='owned'</script><img src=http://192.0.2.1/x onerror=alert(1)>'\"&{{7*7}}\u202e"
 )
 
 
-class Elements(HTMLParser):
-    """What stands in a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note an element."""
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_data(self, data: str) -> None:
-        """Note words."""
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        """All words, with single spaces between."""
-        return " ".join(" ".join(self.words).split())
-
-    def links(self) -> list[str]:
-        """Where links lead."""
-        return [value for tag, name, value in self.attributes if (tag, name) == ("a", "href")]
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every answer be fresh."""
+    monkeypatch.setattr(answers, "FRESH_SECS", 0.0)
+    monkeypatch.setattr(answers, "RARELY", 0.0)
 
 
 class Bench:

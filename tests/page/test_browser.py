@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import random
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,12 @@ from PIL import Image
 
 from autoperfd.core import messages as m
 from autoperfd.daemon.control import Question, Reply
-from autoperfd.page import answers, site
+from autoperfd.page import site
 from autoperfd.page.server import Server
 from tests.daemon.support import ANN, Rig, toml
 from tests.page.browser import Browser
-from tests.page.support import HOSTILE
+from tests.page.support import HOSTILE, eager
+from tests.programs import needed
 from tests.report.support import figures
 
 SPACE = """
@@ -103,18 +102,12 @@ def measured(live: Live, tests: int = 44) -> None:
 
 @pytest.fixture(scope="module")
 def program() -> str:
-    found = shutil.which("chromium")
-    if not found and os.environ.get("AUTOPERF_REQUIRE_CONTAINER") == "1":
-        pytest.fail("chromium is required here (apt-get install chromium)")
-    if not found:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
-    return found
+    return needed("chromium", "chromium")
 
 
 @pytest.fixture
 def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
-    monkeypatch.setattr(answers, "FRESH_SECS", 0.0)
-    monkeypatch.setattr(answers, "RARELY", 0.0)
+    eager(monkeypatch)
     made = Live(tmp_path)
     yield made
     made.close()

@@ -10,9 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from autoperfd.daemon.control import Reply
-from autoperfd.page import answers, metrics, site
+from autoperfd.page import metrics, site
 from tests.daemon.support import toml
-from tests.page.support import Bench
+from tests.page.support import Bench, eager
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "PAGE.md"
 NAME = 'a"b\\c'
@@ -21,8 +21,7 @@ ORDER = ("experiment", "state", "verdict", "end_status", "blame", "machine", "bo
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(answers, "FRESH_SECS", 0.0)
-    monkeypatch.setattr(answers, "RARELY", 0.0)
+    eager(monkeypatch)
     made = Bench(tmp_path)
     yield made
     made.stop()

@@ -14,14 +14,15 @@ from urllib.parse import quote
 import pytest
 
 from autoperfd.daemon.control import Reply
-from autoperfd.page import answers, attempts, draw, memory
+from autoperfd.page import attempts, draw, memory
 from autoperfd.page.answers import NoAnswer
 from autoperfd.page.attempts import Chosen
 from autoperfd.page.figures import Figures
 from autoperfd.page.memory import Memory
 from autoperfd.results.gather import State
 from tests.daemon.support import toml
-from tests.page.support import HOSTILE, Bench, Elements
+from tests.markup import Elements
+from tests.page.support import HOSTILE, Bench, eager
 from tests.report.support import gathered
 
 PCG = quote("PCG #1")
@@ -119,8 +120,7 @@ def test_counts_are_those_of_the_rows(bench: Bench) -> None:
 
 
 def test_an_experiment_that_a_copy_does_not_know_yet(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "FRESH_SECS", 0.0)
-    monkeypatch.setattr(answers, "RARELY", 0.0)
+    eager(monkeypatch)
     rows(bench)
     bench.rig.submit(toml("B", machines=("10.0.0.8", "10.0.0.9")))
     assert bench.get("/api/v1/attempts?experiment=B").status_code == 503

@@ -13,7 +13,8 @@ from autoperfd.page import guard
 from autoperfd.page.answers import Answers
 from autoperfd.page.figures import Figures
 from tests.daemon.support import Rig, toml
-from tests.page.support import HOSTILE, Bench, Elements
+from tests.markup import Elements
+from tests.page.support import HOSTILE, Bench
 
 T100 = "4SEC_100B_1PUB_1SUB_REL_UC_100LC"
 T200 = "4SEC_200B_1PUB_1SUB_REL_UC_100LC"

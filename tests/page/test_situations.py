@@ -11,7 +11,7 @@ from autoperfd.daemon import views
 from autoperfd.daemon.control import Reply
 from autoperfd.page import site
 from tests.daemon.test_screen import SITUATIONS
-from tests.page.support import Elements
+from tests.markup import Elements
 
 
 @pytest.mark.parametrize("name", SITUATIONS)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -17,27 +15,11 @@ from PIL import Image
 from autoperfd.core.survey import Survey, lasting
 from autoperfd.report import page
 from autoperfd.results.gather import Gathered
+from tests.markup import Elements
+from tests.programs import needed
 from tests.report.support import BEGAN, gathered
 
 HOSTILE = "</title><script>document.title='owned'</script><img src=http://192.0.2.1/x onerror=alert(1)>'\"&{{7*7}}"
-
-
-class Elements(HTMLParser):
-    """What stands in a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
 
 
 def rendered(found: Gathered) -> str:
@@ -133,12 +115,7 @@ use_reliable = [true, false]
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    found = shutil.which("chromium")
-    if not found and os.environ.get("AUTOPERF_REQUIRE_CONTAINER") == "1":
-        pytest.fail("chromium is required here (apt-get install chromium)")
-    if not found:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
-    return found
+    return needed("chromium", "chromium")
 
 
 def browse(chromium: str, path: Path, profile: Path, *words: str) -> subprocess.CompletedProcess[str]:
