@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -297,28 +298,25 @@ def on_a_terminal(words: list[str], **environment: str) -> str:
 def watched(until: bytes, **environment: str) -> str:
     """What `status --watch` writes to a terminal until that is seen, it is interrupted and has ended."""
     parent, child = pty.openpty()
-    program = subprocess.Popen(
-        [*PROGRAM, "status", "--watch"],
-        stdout=child,
-        stderr=child,
-        stdin=child,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "60", "LINES": "30", **environment},
-    )
-    os.close(child)
-    shown = b""
-    deadline = time.monotonic() + 30
-    try:
-        while part := os.read(parent, 4096):
-            shown += part
-            assert time.monotonic() < deadline, shown
-            if until in shown:
-                program.send_signal(signal.SIGINT)
-                until = b"never again"
-    except OSError:  # the terminal's other end is closed
-        pass
-    os.close(parent)
-    assert program.wait(30) == 0
-    return shown.decode()
+    # A shell starts what it puts in the background with SIGINT ignored, perhaps these very tests.
+    interruptible = ["env", "--default-signal=INT", *PROGRAM, "status", "--watch"]
+    settings = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "60", "LINES": "30", **environment}
+    shown, deadline = b"", time.monotonic() + 30
+    with subprocess.Popen(interruptible, stdout=child, stderr=child, stdin=child, env=settings) as program:
+        os.close(child)
+        try:
+            while select.select([parent], [], [], max(0, deadline - time.monotonic()))[0]:
+                shown += os.read(parent, 4096)
+                if until in shown:
+                    program.send_signal(signal.SIGINT)
+                    until = b"never again"
+        except OSError:  # the terminal's other end is closed
+            assert program.wait(30) == 0
+            return shown.decode()
+        finally:
+            program.kill()
+            os.close(parent)
+    pytest.fail(f"it did not end: {shown!r}")
 
 
 def test_watch_draws_in_place_on_a_terminal(daemon: Daemon) -> None:
