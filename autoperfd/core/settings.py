@@ -26,6 +26,7 @@ from autoperfd.core.tables import (
     parse,
     several_of,
     show,
+    show_secret,
     text,
     walk,
 )
@@ -38,16 +39,16 @@ class PowerSwitch:
     """What cuts the power of a machine and gives it back: a program started without a shell, or an HTTP call."""
 
     name: str
-    command: tuple[str, ...] = ()
-    url: str = ""
+    command: tuple[str, ...] = field(default=(), repr=False)
+    url: str = field(default="", repr=False)
     method: str = "POST"
-    body: str = ""
+    body: str = field(default="", repr=False)
     expect: int = 200  # the HTTP status that means it worked
 
 
 @dataclass(frozen=True)
 class DaemonSettings:
-    """`autoperfd.toml` as read; the rows below say what each means. Times in seconds."""
+    """`autoperfd.toml` as read; the rows below say what each means. Times in seconds. Its repr holds no secret."""
 
     state: Path = Path("/var/lib/autoperf")
     queue: Path = Path("/etc/autoperf/queue")
@@ -71,7 +72,7 @@ class DaemonSettings:
     memory_probe_secs: float = 60
     domain_first: int = 1
     domain_last: int = 200
-    webhook_url: str = ""
+    webhook_url: str = field(default="", repr=False)
     webhook_url_credential: str = "webhook_url"
     webhook_secret_credential: str = "webhook_secret"
     webhook_on: tuple[str, ...] = ("halt",)
@@ -87,8 +88,8 @@ class DaemonSettings:
 _DEFAULTS = DaemonSettings()
 
 
-def _row(key: str, check: Any, default: object, meaning: str) -> Row:
-    return Row(key, check, default, meaning)
+def _row(key: str, check: Any, default: object, meaning: str, *, secret: bool = False) -> Row:
+    return Row(key, check, default, meaning, secret)
 
 
 def _folder(found: Any) -> Path:
@@ -197,9 +198,23 @@ TABLES: Mapping[str, tuple[str, Sequence[Row]]] = {
                 text("an http or https address", r"https?://[^/?#@\s]+([/?#]\S*)?", most=2048, empty=True),
                 "",
                 "empty: the credential's content, and nobody is told where there is none",
+                secret=True,
             ),
-            _row("url_credential", _CREDENTIAL, "webhook_url", "name given to LoadCredential= for the address"),
-            _row("secret_credential", _CREDENTIAL, "webhook_secret", "name given to LoadCredential= for the secret"),
+            # Also secret: who mistakes a name for the thing itself writes the thing there.
+            _row(
+                "url_credential",
+                _CREDENTIAL,
+                "webhook_url",
+                "name given to LoadCredential= for the address",
+                secret=True,
+            ),
+            _row(
+                "secret_credential",
+                _CREDENTIAL,
+                "webhook_secret",
+                "name given to LoadCredential= for the secret",
+                secret=True,
+            ),
             _row("on", several_of("halt", "resume", "finish", "rejection"), ("halt",), "a halt is always told"),
             _row("allow_http", boolean, False, "allow an address without TLS (a lab's own receiver)"),
         ),
@@ -221,10 +236,10 @@ TABLES: Mapping[str, tuple[str, Sequence[Row]]] = {
 }
 
 _POWER_ROWS: Sequence[Row] = (
-    Row("command", _argv, (), "program and arguments"),
-    Row("url", _URL, "", "address to call"),
+    Row("command", _argv, (), "program and arguments", secret=True),
+    Row("url", _URL, "", "address to call", secret=True),
     Row("method", one_of("GET", "POST", "PUT"), "POST", "HTTP method"),
-    Row("body", text("a string", most=8192, empty=True), "", "what is sent"),
+    Row("body", text("a string", most=8192, empty=True), "", "what is sent", secret=True),
     Row("expect", integer(100, 599), 200, "HTTP status that means it worked"),
 )
 
@@ -259,7 +274,7 @@ _HOMES = {row.key: f"[{name}]" for name, (_, rows) in TABLES.items() for row in 
 def _power(found: object, where: Where, report: Report) -> dict[str, PowerSwitch]:
     switches: dict[str, PowerSwitch] = {}
     if not isinstance(found, dict):
-        report.add(where, show(found), "tables [power.<name>]")
+        report.add(where, show_secret(found), "tables [power.<name>]")
         return switches
     named = text("a name of letters, digits, '.', '_' and '-'", _NAME)
     for name, table in found.items():
@@ -282,7 +297,7 @@ def _cross(values: Mapping[str, Any], report: Report) -> None:
         report.add(("domains", "last"), str(last), f"at least first, {first}")
     url, allow = values.get("webhook_url", ""), values.get("webhook_allow_http", True)
     if url.startswith("http://") and not allow:
-        report.add(("webhook", "url"), show(url), "an https address", "or set allow_http = true in [webhook]")
+        report.add(("webhook", "url"), show_secret(url), "an https address", "or set allow_http = true in [webhook]")
     low, cap = values.get("backoff_first_secs"), values.get("backoff_cap_secs")
     if low is not None and cap is not None and low > cap:
         report.add(("machines", "backoff_cap_secs"), f"{cap:g}", f"at least backoff_first_secs, {low:g}")

@@ -31,6 +31,8 @@ _ASSIGNED = re.compile(
     r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
 )
 _KEY_PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
+_ADDRESS = re.compile(r"([A-Za-z]{1,10}://)(.+)", re.DOTALL)
+_AUTHORITY = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:]{2,45}\])(:[0-9]{1,5})?(?=[/?#]|$)", re.ASCII)
 
 
 class Wrong(Exception):
@@ -51,12 +53,16 @@ REQUIRED = Required()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting: its key, how it is checked, what holds when it is absent, and what it means."""
+    """One setting: its key, how it is checked, what holds when it is absent, and what it means.
+
+    `secret`: what is found there is never shown, of an address no more than scheme and host.
+    """
 
     key: str
     check: Check
     default: object = REQUIRED
     meaning: str = ""
+    secret: bool = False
 
 
 class Lines:
@@ -198,7 +204,8 @@ def walk(
     """The values of a table's settings: checked, defaults filled in; what is wrong is reported and left out."""
     values: dict[str, Any] = {}
     if not isinstance(found, dict):
-        report.add(where, show(found), "a table")
+        is_secret = any(row.secret for row in rows)
+        report.add(where, show_secret(found) if is_secret else show(found), "a table")
         return values
     known = [row.key for row in rows]
     for key in found:
@@ -214,7 +221,8 @@ def walk(
         try:
             values[row.key] = row.check(found[row.key])
         except Wrong as wrong:
-            report.add((*where, row.key), show(found[row.key]), wrong.expected, wrong.suggestion)
+            shown = show_secret(found[row.key]) if row.secret else show(found[row.key])
+            report.add((*where, row.key), shown, wrong.expected, wrong.suggestion)
     return values
 
 
@@ -331,9 +339,31 @@ def show(found: object) -> str:
     return _short(show_text(str(found)))
 
 
+def show_secret(found: object) -> str:
+    """What was found where a secret belongs: what kind of thing, and of an address scheme and host."""
+    if found in ("", [], {}):
+        return show(found)
+    if isinstance(found, str) and found.lower().startswith(("http://", "https://")):
+        return f'"{show_text(found)}"'
+    return f"{_KINDS.get(type(found), 'something')} (not shown)"
+
+
+_KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list", dict: "a table"}
+
+
 def show_text(words: str) -> str:
-    """Words of others on one line, at most 300 characters, what is not plain written as an escape."""
-    return safe_lines(words[:300]).replace("\n", "\\n")
+    """Words of others on one line, at most 300 characters, what is not plain written as an escape.
+
+    Of an address (scheme://…) no more than scheme and host, wherever it stands: the rest may be a password.
+    """
+    return safe_lines(_ADDRESS.sub(_bared, words[:300])).replace("\n", "\\n")
+
+
+def _bared(address: re.Match[str]) -> str:
+    scheme, rest = address.groups()
+    host = _AUTHORITY.match(rest)
+    # An "@" anywhere may end a password that has a slash in it.
+    return f"{scheme}{host.group()}/..." if host and "@" not in rest else f"{scheme}..."
 
 
 def _short(words: str) -> str:

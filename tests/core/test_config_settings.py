@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import traceback
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from autoperfd.core.config import read_experiments
 from autoperfd.core.guards import Guards
 from autoperfd.core.settings import TABLES, DaemonSettings, PowerSwitch, read_settings, render
 from autoperfd.errors import ConfigError
+from autoperfd.tools import TOOLS
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "autoperfd.toml"
 
@@ -141,3 +144,91 @@ def test_a_page_for_others_is_refused(listen: str) -> None:
 def test_hosts_of_a_page_are_names(hosts: str) -> None:
     with pytest.raises(ConfigError, match=r"page\.hosts"):
         read(f"[page]\nhosts = {hosts}")
+
+
+TOKEN = "T0K3Nsecret"
+URL = f"https://hooks.example/services/{TOKEN}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f'[webhook]\nurl = "http://hooks.example/{TOKEN}"', "http://hooks.example/..."),
+        (f'[webhook]\nurl = "http://hooks.example:8080?{TOKEN}"', "http://hooks.example:8080/..."),
+        (f'[webhook]\nurl = "ftp://hooks.example/{TOKEN}"', "a string (not shown)"),
+        (f'[webhook]\nurl = "hooks.example/{TOKEN}"', "a string (not shown)"),
+        (f'[webhook]\nurl = " {URL}"', "a string (not shown)"),
+        (f'[webhook]\nurl = "https://hooks.example/a b/{TOKEN}"', "https://hooks.example/..."),
+        (f'[webhook]\nurl = "https://a {TOKEN}/"', "https://..."),
+        (f'[webhook]\nurl = "https://me:{TOKEN}@hooks.example/"', "https://..."),
+        (f'[webhook]\nurl = "https://me:{TOKEN}/x@hooks.example/ "', "https://..."),
+        (f'[webhook]\nurl = "HTTPS://hooks.example/{TOKEN}"', "HTTPS://hooks.example/..."),
+        (f'[webhook]\nurl = "{URL}\\u0007"', "https://hooks.example/..."),
+        (f'[webhook]\nurl = ["{URL}"]', "a list (not shown)"),
+        (f'[webhook]\nurl = {{ to = "{URL}" }}', "a table (not shown)"),
+        ("[webhook]\nurl = 7", "a number (not shown)"),
+        (f'[webhook]\nurl_credential = "{URL}"', "https://hooks.example/..."),
+        (f'[webhook]\nsecret_credential = "{TOKEN} {TOKEN}"', "a string (not shown)"),
+        (f'[webhook]\non = "{URL}"', "https://hooks.example/..."),
+        (f'[webhook]\non = ["{URL}"]', "https://hooks.example/..."),
+        (f'[webhook]\n"{URL}" = 1', "webhook.https://hooks.example/..."),
+        (f'webhook = "{URL}"', "https://hooks.example/..."),
+        (f'[power]\nurl = "{URL}"', "https://hooks.example/..."),
+        (f'power = "{TOKEN}"', "a string (not shown)"),
+        (f'[power]\np1 = ["{TOKEN}"]', "a list (not shown)"),
+        (f'[power.p]\nurl = "http://me:{TOKEN}@plug.example/"', "http://..."),
+        (f'[power.p]\nurl = "http://plug.example/ {TOKEN}"', "http://plug.example/..."),
+        (f'[power.p]\nurl = "http://plug.example/"\nbody = ["{TOKEN}"]', "a list (not shown)"),
+        (f'[power.p]\nurl = "http://plug.example/"\nbody = "{TOKEN}\\n"', "a string (not shown)"),
+        (f'[power.p]\ncommand = "/plug {TOKEN}"', "a string (not shown)"),
+        (f'[power.p]\ncommand = ["plug", "{TOKEN}"]', "a list (not shown)"),
+        # no TOML at all: what the parser says of it
+        (f"[webhook]\nurl = {URL}", ":2: text"),
+        (f'[webhook]\nurl = "{URL}', ":2: text"),
+        (f'[webhook] url = "{URL}"', ":1: text"),
+        (f'[webhook]\nurl "{URL}"', ":2: text"),
+        (f"[webhook]\n{URL}", ":2: text"),
+        (f"[webhook]\nurl = {TOKEN}", ":2: text"),
+        (f'[webhook]\nurl = "{URL}" {TOKEN}', ":2: text"),
+        (f'[webhook]\nurl = "{URL}\\q"', ":2: text"),
+        (f'[webhook]\nurl = "{URL}"\nurl = "{URL}"', ":3: text"),
+        (f'[webhook]\nurl = "{URL}\u200b"', ":2: text"),
+    ],
+)
+def test_no_secret_stands_in_a_problem(text: str, shown: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.problems)
+    assert shown in str(caught.value)
+    assert TOKEN not in told
+    assert TOKEN.lower() not in told
+
+
+def test_a_secret_that_is_no_utf_8_is_not_shown() -> None:
+    with pytest.raises(ConfigError, match="byte 0xff") as caught:
+        read_settings(f'[webhook]\nurl = "{URL}'.encode() + b'\xff"\n', "autoperfd.toml")
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+
+
+def test_no_secret_stands_in_the_repr_of_settings() -> None:
+    settings = read(
+        f"""
+        [webhook]
+        url = "{URL}"
+        [power.p]
+        url = "http://192.0.2.1/{TOKEN}"
+        body = "{TOKEN}"
+        [power.q]
+        command = ["/plug", "{TOKEN}"]
+        """
+    )
+    assert settings.webhook_url == URL
+    assert settings.power["q"].command[1] == settings.power["p"].body == TOKEN
+    assert TOKEN not in repr(settings) + str(settings.power)
+
+
+def test_an_address_in_an_experiment_file_is_shown_by_its_host_alone() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_experiments(f'[[experiments]]\nexperiment_name = 3\norder = "{URL}"\n'.encode(), "a.toml", TOOLS, ())
+    assert "https://hooks.example/..." in str(caught.value)
+    assert TOKEN not in str(caught.value)

@@ -140,6 +140,12 @@ def test_another_status_is_a_failure_and_its_words_are_told(gateway: Callable[[A
     assert problem.startswith("it answered HTTP 401, expected 200: who\\x1b are you?xxx") and len(problem) < 700
 
 
+def test_an_answer_that_repeats_the_call_is_told_without_it(gateway: Callable[[Answer], str]) -> None:
+    said = b"cannot POST /cm?cmnd=Power%20Cycle (cmnd=Power%20Cycle) with key=s3cret"
+    problem = press(PowerSwitch("plug", url=gateway(answers(404, said)), body="key=s3cret"))
+    assert problem.endswith("HTTP 404, expected 200: cannot POST /(not shown) ((not shown)) with (not shown)")
+
+
 def test_a_redirect_is_not_followed(gateway: Callable[[Answer], str]) -> None:
     followed: list[str] = []
 
