@@ -34,6 +34,7 @@ DDSPERF = ddsperf:cyclonedds-tools
 BROWSER = chromium:chromium
 IPERF = iperf3:iperf3
 GROFF = groff:groff-base
+DOCS = jq:jq curl:curl
 SHELLS = busybox:busybox mksh:mksh tcsh:tcsh fish:fish zsh:zsh
 
 help:
@@ -65,7 +66,7 @@ check: lint
 	$(BIN)/pytest --quiet -m '$(FAST)' $(PYTEST_ARGS)
 
 test: venv
-	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(BROWSER) $(IPERF) $(GROFF) $(if $(filter 0,$(shell id -u)),$(CONTAINER) $(DISKS))
+	@.ci/need --go-on $(LOOPBACK) $(DDSPERF) $(SHELLS) $(BROWSER) $(IPERF) $(GROFF) $(DOCS) $(if $(filter 0,$(shell id -u)),$(CONTAINER) $(DISKS))
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 FROM ?= 0

@@ -480,7 +480,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "report",
         "an experiment's results as one HTML file to send on: completeness, plots, failures, what to be careful about",
-        ('autoperfctl report "PCG #1"', 'autoperfctl report "PCG #1" --output /tmp/friday.html'),
+        ('autoperfctl report "PCG #1"', 'autoperfctl report "PCG #1" --output friday.html'),
         _report,
         (
             _EXPERIMENT,

@@ -25,4 +25,4 @@ def test_every_key_is_explained() -> None:
 
 
 def test_the_screen_is_one() -> None:
-    assert f"```\n{SCREEN.read_text(encoding='utf-8')}```" in DOCUMENT
+    assert f"```text\n{SCREEN.read_text(encoding='utf-8')}```" in DOCUMENT

@@ -29,7 +29,7 @@ def test_whatever_ends_the_daemon_the_same_test_goes_on(container_lab: Container
     daemon.drop_in(PATIENT)
     daemon.start()
     assert "/var/lib/autoperf" in daemon.property("RequiresMountsFor").split(), "it waits for its disk at a boot"
-    daemon.controller.run("systemctl enable autoperfd", check=True)
+    daemon.controller.run("systemctl enable --now autoperfd", check=True)
     daemon.run(experiment("service", SETTINGS, machines, "pub sub", reboot="never", exec_path=guard(container_lab)))
     daemon.until(lambda: daemon.experiment("service"), "the experiment is accepted")
     marksman = Marksman(daemon, {"service": machines}, seed=61)
