@@ -122,6 +122,10 @@ rules: venv
 manual: venv
 	@$(BIN)/python .ci/manual
 
+# The parts of docs/ that are made from tables of the code.
+pages: venv
+	@$(BIN)/python -m tests.pages
+
 # The state diagram of README.md, written from the table the daemon runs on.
 diagram: venv
 	@$(BIN)/python .ci/diagram README.md
@@ -199,4 +203,4 @@ uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
 
-.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench proof rules manual diagram faults repeat clean install-venv install settle uninstall
+.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench proof rules manual pages diagram faults repeat clean install-venv install settle uninstall

@@ -64,7 +64,8 @@ def problems(block: Block) -> list[str]:
     if block.language == "text" and not block.kind and block.text.startswith(PROGRAMS):
         return [f"{block.where}: these are commands, so its language is sh, or console where output is shown"]
     if block.language == "mermaid":
-        return [] if "by make diagram" in block.mark else [f"{block.where}: diagrams are made by make diagram"]
+        is_made = block.mark.startswith(("made: ", "diagram, by make diagram"))
+        return [] if is_made else [f"{block.where}: a diagram is made from the code; tests/pages.py does that"]
     if block.language in (*SHELLS, "python", "yaml") and not block.kind:
         return [f"{block.where}: the line above must say how it is proven; tests/documents.py says how"]
     if block.language in SHELLS and not block.commands():
@@ -289,6 +290,17 @@ def test_pip_takes_the_example(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", [*documents.documents(), "ARCHITECTURE.md", "FAULTS.md", "RULES.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(file: str) -> None:
     assert documents.broken(file, documents.read(file)) == []
+
+
+@pytest.mark.parametrize("file", documents.documents())
+def test_places_in_the_code_are_there(file: str) -> None:
+    """Files that are named, and the functions in brackets behind them."""
+    named = re.findall(r"`((?:autoperfd|tests|docs|etc|systemd)/[\w./-]*)`(?: \(`(\w+)`\))?", documents.read(file))
+    for path, name in named:
+        assert (ROOT / path).exists(), path
+        assert not name or re.search(
+            rf"^ *(?:def |class )?{name}\b", (ROOT / path).read_text(encoding="utf-8"), re.M
+        ), name
 
 
 def test_every_page_is_listed() -> None:
