@@ -30,6 +30,7 @@ from autoperfd.core.tables import (
     integer,
     one_of,
     parse,
+    several_of,
     show,
     show_text,
     text,
@@ -71,6 +72,7 @@ class Policy:
     resuming_test_name: str = ""
     network: str = "default"
     share_network: bool = False
+    notify: tuple[str, ...] | None = None  # kinds of messages besides halts; None: as autoperfd.toml says
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ _EXPERIMENT_ROWS = (
     Row("seed", integer(0, SEED_HIGH), None),
     Row("network", text("a name of letters, digits, '.', '_' and '-'", _SAFE), "default"),
     Row("share_network", boolean, False),
+    Row("notify", several_of("halt", "resume", "finish"), None),
     Row("tests", anything, None),
     Row("qos_settings", anything, None),
     Row("slave_machines", anything, REQUIRED, "at least one [[experiments.slave_machines]]"),

@@ -75,6 +75,7 @@ class DaemonSettings:
     webhook_url: str = field(default="", repr=False)
     webhook_url_credential: str = "webhook_url"
     webhook_secret_credential: str = "webhook_secret"
+    webhook_template: Literal["generic", "slack", "teams", "ntfy"] = "generic"
     webhook_on: tuple[str, ...] = ("halt",)
     webhook_allow_http: bool = False
     page_listen: str = ""
@@ -214,6 +215,12 @@ TABLES: Mapping[str, tuple[str, Sequence[Row]]] = {
                 "webhook_secret",
                 "name given to LoadCredential= for the secret",
                 secret=True,
+            ),
+            _row(
+                "template",
+                one_of("generic", "slack", "teams", "ntfy"),
+                "generic",
+                'JSON with all facts; "slack" (also Mattermost), "teams" or "ntfy"',
             ),
             _row("on", several_of("halt", "resume", "finish", "rejection"), ("halt",), "a halt is always told"),
             _row("allow_http", boolean, False, "allow an address without TLS (a lab's own receiver)"),

@@ -518,7 +518,7 @@ class Engine:
         wall = self.clock.wall()
         self._note_intake(Intake(file, False, sentence, wall))
         facts: dict[str, str | int | float] = {"file": file, "reason": sentence, "incident": 0}
-        outgoing = self._outgoing("rejection", facts, wall)
+        outgoing = self._outgoing("rejection", facts, wall, self.settings.webhook_on)
         if outgoing:
             self.store.commit(outgoing)
             self._queue(outgoing)
@@ -532,7 +532,8 @@ class Engine:
     def _notice(self, entry: Entry, notice: m.Notice, wall: float) -> list[OutboxRow]:
         """The message of a notice. An outage that stops several experiments at once is told by the first of them."""
         life = entry.life
-        rows = self._outgoing(notice.kind, notice.facts, wall)
+        wanted = life.experiment.policy.notify
+        rows = self._outgoing(notice.kind, notice.facts, wall, self.settings.webhook_on if wanted is None else wanted)
         if notice.kind == "halt":
             life.quiet = bool(notice.facts.get("everyone")) and any(
                 other.life.outage_told for other in self.entries.values() if other is not entry
@@ -543,8 +544,8 @@ class Engine:
             return [replace(row, state="merged", why="told by another experiment's message") for row in rows]
         return rows
 
-    def _outgoing(self, kind: str, facts: Mapping[str, Any], wall: float) -> list[OutboxRow]:
-        if self._send is None or (kind not in ("halt", "over") and kind not in self.settings.webhook_on):
+    def _outgoing(self, kind: str, facts: Mapping[str, Any], wall: float, wanted: Sequence[str]) -> list[OutboxRow]:
+        if self._send is None or kind not in ("halt", "over", *wanted):
             return []
         told = {
             "controller": self.controller,
@@ -574,8 +575,7 @@ class Engine:
                 continue
             if row.next_at <= wall or row.next_at > wall + 86400:  # a clock that was set back delays nothing
                 self._sending.add(row.id)
-                body = notify.message_body(row.kind, json.loads(row.facts))
-                self._send(notify.Message(row.id, body, row.created, row.tries))
+                self._send(notify.Message(row.id, row.kind, json.loads(row.facts), row.created, row.tries))
 
     def _delivered(self, delivered: Delivered) -> None:
         self._sending.discard(delivered.message.id)

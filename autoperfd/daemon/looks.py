@@ -17,7 +17,8 @@ from autoperfd.core.config import Experiment
 from autoperfd.core.plan import Machine
 from autoperfd.daemon import commands
 from autoperfd.daemon.control import Reply, Who
-from autoperfd.daemon.notify import Message, Outcome, Sender, message_body
+from autoperfd.daemon.message import Fact
+from autoperfd.daemon.notify import Message, Outcome, Sender
 from autoperfd.daemon.parse import read_limited
 from autoperfd.daemon.pins import PinBook
 from autoperfd.errors import AutoperfError, ConfigError
@@ -121,10 +122,10 @@ class Looks:
         outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         sender = self.sender(lambda _, outcome: outcomes.put(outcome))
         now, sentence = time.time(), "somebody asked whether messages arrive; nothing is to be done"
-        body = message_body("test", {"experiment": "this daemon", "sentence": sentence, "at": now})
+        facts: dict[str, Fact] = {"experiment": "this daemon", "sentence": sentence, "at": now}
         try:
             sender.start()
-            sender.submit(Message(f"test-{now:.3f}", body, now))
+            sender.submit(Message(f"test-{now:.3f}", "test", facts, now))
             outcome = outcomes.get(timeout=LOOK_SECS)
         except queue.Empty:
             outcome = Outcome("failed", f"no answer within {LOOK_SECS:.0f} s")

@@ -436,7 +436,7 @@ class Daemon:
         from autoperfd.daemon.webhook import Target
 
         secret = _credential(s.webhook_secret_credential).encode()
-        target = Target(url=url, secret=secret or None, allow_http=s.webhook_allow_http)
+        target = Target(url=url, secret=secret or None, allow_http=s.webhook_allow_http, template=s.webhook_template)
         try:
             target.check()
         except AutoperfError as error:

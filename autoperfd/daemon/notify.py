@@ -1,24 +1,23 @@
 """Knows how the daemon tells others: systemd (readiness, sentence, watchdog) and the webhook.
 
 Promises: nothing here delays an experiment or raises for a receiver's fault; a message is sent again under the same id
-until `next_try` gives up; no URL and no secret ever reaches a text. `message_body`, `next_try` and `settle` are pure
-but for what they are given and run on the engine thread; `Sender` owns its threads; `Systemd` is for any one thread.
+until `next_try` gives up; no URL and no secret ever reaches a text. `next_try` and `settle` are pure but for what they
+are given and run on the engine thread; `Sender` owns its threads; `Systemd` is for any one thread.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import random
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from autoperfd.daemon.views import escaped, iso
+from autoperfd.daemon.message import Facts
 from autoperfd.remote.threads import NoThread, begin
 
 if TYPE_CHECKING:
@@ -26,18 +25,11 @@ if TYPE_CHECKING:
 
     from autoperfd.daemon.webhook import Post, Target
 
-MAX_BODY = 8 * 1024  # bytes
 SEND_SECS = 10.0  # the whole of one try, name look-up to answer
 GIVE_UP_SECS = 24 * 3600.0
 BACKOFF_FIRST_SECS = 1.0
 BACKOFF_CAP_SECS = 15 * 60.0
 RETRY_AFTER_CAP_SECS = 3600.0
-
-_MAX_TEXT = 2000  # characters
-_MAX_FACT = 500
-_MAX_FACTS_IN_LIST = 20
-
-Fact = str | int | float | bool | None | Sequence[str]
 
 
 # systemd
@@ -129,10 +121,14 @@ _PLAIN = str.maketrans({"—": "-", "–": "-", "‘": "'", "’": "'", "“": '
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One thing to tell. `id` stays the same when it is sent again; `tries` counts the tries already made."""
+    """One thing to tell. `id` stays the same when it is sent again; `tries` counts the tries already made.
+
+    What is sent is made of `kind` and `facts` by the receiver's template, at every try.
+    """
 
     id: str
-    body: bytes
+    kind: str
+    facts: Facts
     created: float  # Unix seconds
     tries: int = 0
 
@@ -196,67 +192,6 @@ def next_try(
     return at if at <= created + GIVE_UP_SECS else None
 
 
-def message_body(kind: str, facts: Mapping[str, Fact]) -> bytes:
-    """The JSON of one message: `text` for a person, then `kind` and the facts; at most 8 KiB.
-
-    Facts the text is made of, all optional: `controller`, `experiment`, `sentence`, `todo`, `tests_done`,
-    `tests_total`, `test`, `at` (Unix seconds). Any other fact is only carried along. `text` is escaped for Slack and
-    Mattermost (no mention, no link can be made of it); long values are cut, and the last facts go when it is too big.
-    """
-    text = _message_text(kind, facts)
-    carried = [(key, _trimmed(value, key)) for key, value in facts.items() if key not in ("text", "kind")]
-    while True:
-        body = {"text": text, "kind": kind, **dict(carried)}
-        encoded = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(encoded) <= MAX_BODY:
-            return encoded
-        if carried:
-            carried.pop()
-        else:
-            text = text[: len(text) // 2]
-
-
-_HEADS = {
-    "test": "sends a test message",
-    "halt": "halted",
-    "resume": "goes on",
-    "over": "goes on: what halted it is over",
-    "finish": "finished",
-    "rejection": "was rejected",
-}
-
-
-def _message_text(kind: str, facts: Mapping[str, Fact]) -> str:
-    what = str(facts.get("experiment") or facts.get("file") or "an experiment")
-    head = f"autoperfd on {facts['controller']}: " if facts.get("controller") else "autoperfd: "
-    text = f"{head}{what} {_HEADS.get(kind, kind)}"
-    if facts.get("sentence"):
-        text += f": {facts['sentence']}"
-    if facts.get("tests_done") is not None:
-        total = facts.get("tests_total")
-        text += f" ({facts['tests_done']}{'' if total is None else f' of {total}'} tests done)"
-    if facts.get("todo"):
-        text += f"\nTo do: {facts['todo']}"
-    lines = [escaped(line) for line in text[:_MAX_TEXT].split("\n")]
-    return _unmentioned("\n".join(lines))
-
-
-def _unmentioned(text: str) -> str:
-    """No `<!everyone>`, `<link|text>` (Slack), `@all` or `[text](link)` (Mattermost) is left in it."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return text.replace("@", "@\u200b").replace("](", "]\u200b(")
-
-
-def _trimmed(value: Fact, key: str) -> object:
-    if key == "at" and isinstance(value, (int, float)):
-        return iso(value)
-    if isinstance(value, str):
-        return escaped(value[:_MAX_FACT])
-    if isinstance(value, Sequence):
-        return [escaped(str(item)[:_MAX_FACT]) for item in value[:_MAX_FACTS_IN_LIST]]
-    return value
-
-
 # sending
 
 
@@ -272,7 +207,9 @@ class Sender:
     ) -> None:
         from autoperfd.daemon.webhook import Post
 
-        self._make: Callable[[Message], Post] = lambda message: Post(target, message.id, message.body)
+        self._make: Callable[[Message], Post] = lambda message: Post(
+            target, message.id, target.body(message.kind, message.facts)
+        )
         self._post_result = post_result
         self._send_secs = send_secs
         self._waiting: queue.SimpleQueue[Message | None] = queue.SimpleQueue()

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import autoperfd
 from autoperfd.core.settings import DaemonSettings
-from autoperfd.daemon import files, notify, place, screen, views
+from autoperfd.daemon import files, message, notify, place, screen, views
 from autoperfd.daemon.control import Reply, Who
 from autoperfd.daemon.pulse import Pulse
 from autoperfd.daemon.store import OutboxRow
@@ -244,9 +244,9 @@ class Refuge:
 
     def _message(self) -> notify.Message:
         incident = self.incident
-        return notify.Message(incident.halt_id, notify.message_body("halt", self._facts()), incident.since)
+        return notify.Message(incident.halt_id, "halt", self._facts(), incident.since)
 
-    def _facts(self) -> dict[str, notify.Fact]:
+    def _facts(self) -> dict[str, message.Fact]:
         i = self.incident
         return {
             "controller": os.uname().nodename,

@@ -29,6 +29,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 import autoperfd
+from autoperfd.daemon import message
 from autoperfd.daemon.notify import Outcome
 from autoperfd.daemon.views import escaped
 from autoperfd.errors import AutoperfError
@@ -47,12 +48,21 @@ logging.getLogger("urllib3").setLevel(logging.INFO)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to send. `allow_http`: plain http is allowed, to loopback and private addresses only."""
+    """Where to send, and in which form. `allow_http`: plain http is allowed, to loopback and private addresses only."""
 
     url: str = field(repr=False)
     secret: bytes | None = field(default=None, repr=False)
     allow_http: bool = False
     ca_file: str | None = None  # None: the system's authorities, or else the ones requests brings
+    template: str = "generic"  # of message.TEMPLATES
+
+    def body(self, kind: str, facts: message.Facts) -> bytes:
+        """The body of a message."""
+        return message.body(self.template, kind, facts, self.url)
+
+    def address(self) -> str:
+        """The URL that is called."""
+        return message.address(self.template, self.url)
 
     def check(self) -> None:
         """Raises AutoperfError, without the URL in it, when nothing could ever be sent there."""
@@ -70,6 +80,11 @@ class Target:
             raise AutoperfError(
                 "autoperfd cannot use the webhook: its URL is plain http",
                 hint="Use https, or set [webhook] allow_http = true for a receiver in the lab",
+            )
+        if self.template == "ntfy" and not message.topic(self.url):
+            raise AutoperfError(
+                "autoperfd cannot use the webhook: its URL does not end in a topic of ntfy",
+                hint="It must be like https://ntfy.sh/topic, the topic of letters, digits, '_' and '-'",
             )
         try:
             address = ipaddress.ip_address(host)
@@ -104,7 +119,7 @@ class Post:
                 session.mount("http://", _Adapter(self))
                 session.mount("https://", _Adapter(self))
                 with session.post(
-                    self._target.url,
+                    self._target.address(),
                     data=self._body,
                     headers=self._headers(),
                     timeout=TIMEOUTS,

@@ -16,6 +16,7 @@ import pytest
 from autoperfd.core import messages as m
 from autoperfd.daemon import store
 from autoperfd.daemon.engine import HOUSEKEEPING_SECS, Rejected, Stop
+from autoperfd.daemon.message import body
 from autoperfd.daemon.space import RESERVE_BYTES, Reserve
 from autoperfd.daemon.store import AttemptRow, OutboxRow, PinRow, SaveHistory, SaveLife
 from autoperfd.daemon.work import Answer, Crash
@@ -629,17 +630,17 @@ def test_an_outage_of_everything_is_told_once(tmp_path: Path) -> None:
     for number in (1, 2):
         rig.answer(number, nobody(number))
     assert rig.states() == ["halted", "halted"]
-    assert [json.loads(message.body)["kind"] for message in rig.sent] == ["halt"]
-    assert "none of the 2 machines answers" in json.loads(rig.sent[0].body)["sentence"]
+    assert [message.kind for message in rig.sent] == ["halt"]
+    assert "none of the 2 machines answers" in str(rig.sent[0].facts["sentence"])
     rig.deliver()
     for number in (2, 1):
         rig.answer(number, m.Answered())
-    assert [json.loads(message.body)["kind"] for message in rig.sent] == ["halt", "over"]
-    assert json.loads(rig.sent[1].body)["experiment"] == "PCG #1"
+    assert [message.kind for message in rig.sent] == ["halt", "over"]
+    assert rig.sent[1].facts["experiment"] == "PCG #1"
     rig.deliver()
     rig.answer(2, replace(nobody(2), ill={}))  # one machine alone is an incident of its own
     rig.answer(1, nobody(1))
-    assert [json.loads(message.body)["kind"] for message in rig.sent][2:] == ["halt", "halt"]
+    assert [message.kind for message in rig.sent][2:] == ["halt", "halt"]
     rig.stop()
 
 
@@ -952,7 +953,7 @@ ACTIONS: dict[str, list[Callable[[Rig, int], None]]] = {
 
 
 def bodies(rig: Rig) -> list[dict[str, Any]]:
-    return [json.loads(message.body) for message in rig.sent]
+    return [json.loads(body("generic", message.kind, message.facts, "")) for message in rig.sent]
 
 
 def test_a_halt_is_told_with_the_facts_to_act_on(told: Rig) -> None:
@@ -997,6 +998,70 @@ def test_by_default_only_halts_and_their_end_are_told(tmp_path: Path) -> None:
     rig.stop()
 
 
+@pytest.mark.parametrize(
+    ("daemon", "wish", "kinds"),
+    [
+        (("halt",), ["resume", "finish"], ["halt", "resume", "finish"]),
+        (("halt", "resume", "finish"), [], ["halt"]),
+        (("halt", "resume"), ["finish"], ["halt", "finish"]),
+        (("halt", "finish"), None, ["halt", "finish"]),
+    ],
+)
+def test_an_experiment_adds_and_silences_kinds_but_never_halts(
+    daemon: tuple[str, ...], wish: list[str] | None, kinds: list[str], tmp_path: Path
+) -> None:
+    rig = Rig(tmp_path, webhook=True, webhook_on=daemon)
+    wishes: dict[str, Any] = {} if wish is None else {"notify": wish}
+    rig.submit(toml(lengths=(100,), **wishes))
+    rig.restart()  # the wish is kept
+    rig.ask("halt", experiment="PCG #1")
+    rig.ask("resume", experiment="PCG #1")
+    rig.running()
+    rig.succeed()
+    assert [message.kind for message in rig.sent] == kinds
+    rig.stop()
+
+
+def test_a_wish_may_change_when_the_file_is_dropped_again(told: Rig) -> None:
+    told.submit(toml(notify=[]))
+    assert told.offer(toml(notify=["resume"]), "again.toml") == ()
+    told.ask("halt", experiment="PCG #1")
+    told.ask("resume", experiment="PCG #1")
+    assert [message.kind for message in told.sent] == ["halt", "resume"]
+
+
+def test_a_cause_has_at_most_one_open_incident(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, webhook=True)
+    sudo = m.Impossible(machine="p1", reason="p1: sudo asks for a password", code="NO_SUDO")
+    rig.submit(toml(), toml("B", machines=OTHERS, network="b"))
+
+    def told() -> list[tuple[str, object, object]]:
+        return [(message.kind, message.facts["experiment"], message.facts["cause"]) for message in rig.sent]
+
+    rig.answer(1, sudo)
+    first = [("halt", "PCG #1", "machine")]
+    assert told() == first
+    rig.deliver()
+    for crashed in (False, True):  # nothing is told again, whatever a worker of before still says
+        ticket = rig.workers.at_work[1].ticket
+        rig.restart(crashed=crashed)
+        rig.answer(1, sudo, ticket)
+        rig.wait(HOUSEKEEPING_SECS)
+    assert rig.states()[0] == "halted" and told() == first
+    rig.answer(1, m.Answered())
+    over = [*first, ("over", "PCG #1", "machine")]
+    assert told() == over
+    rig.deliver()
+    rig.answer(1, sudo)  # the same cause once more is another incident
+    assert told() == [*over, *first] and rig.sent[-1].facts["incident"] == 2
+    rig.deliver()
+    rig.ask("halt", experiment="B")  # another cause, whoever else is halted
+    assert told()[-1] == ("halt", "B", "operator")
+    rig.restart()
+    assert len(rig.sent) == 4 and len({message.id for message in rig.sent}) == 4
+    rig.stop()
+
+
 def test_without_a_receiver_nothing_is_kept(rig: Rig) -> None:
     rig.submit(toml())
     rig.ask("halt", experiment="PCG #1")
@@ -1015,7 +1080,7 @@ def test_a_message_is_sent_until_it_is_delivered(told: Rig) -> None:
     assert told.engine.undelivered() == [row] and len(told.sent) == 1
     told.wait(row.next_at - told.clock.wall() + HOUSEKEEPING_SECS)
     again = told.sent[-1]
-    assert len(told.sent) == 2 and (again.id, again.body, again.tries) == (first.id, first.body, 1)
+    assert len(told.sent) == 2 and (again.id, again.facts, again.tries) == (first.id, first.facts, 1)
     told.deliver()
     assert told.engine.undelivered() == [] and told.memory.load().outbox == []
     kept = told.memory.message(first.id)

@@ -24,12 +24,10 @@ from hypothesis import strategies as st
 
 from autoperfd.daemon.notify import (
     GIVE_UP_SECS,
-    MAX_BODY,
     Message,
     Outcome,
     Sender,
     Systemd,
-    message_body,
     next_try,
     plain,
     settle,
@@ -37,6 +35,7 @@ from autoperfd.daemon.notify import (
 from autoperfd.daemon.webhook import Post, Target, outcome_of, refused_address, signature
 from autoperfd.errors import AutoperfError
 from autoperfd.lab.machines import until
+from autoperfd.lab.recorder import Recorder
 from tests.faults import Fired
 
 NOW = 1_795_000_000.0
@@ -138,68 +137,6 @@ def test_plain_is_one_line_of_printable_ascii(text: str) -> None:
 # messages
 
 
-def test_the_body_says_what_happened_and_carries_the_facts() -> None:
-    body = json.loads(
-        message_body(
-            "halt",
-            {
-                "controller": "bench",
-                "experiment": "PCG #1",
-                "sentence": "p3 does not answer",
-                "todo": "look at p3, then autoperfctl resume 'PCG #1'",
-                "tests_done": 12,
-                "tests_total": 600,
-                "machines": ["p3"],
-                "at": NOW,
-            },
-        )
-    )
-    assert body["text"] == (
-        "autoperfd on bench: PCG #1 halted: p3 does not answer (12 of 600 tests done)\n"
-        "To do: look at p3, then autoperfctl resume 'PCG #1'"
-    )
-    assert body["kind"] == "halt"
-    assert body["machines"] == ["p3"]
-    assert body["at"] == "2026-11-18T11:06:40Z"
-
-
-@pytest.mark.parametrize(
-    ("hostile", "forbidden"),
-    [
-        ("<!everyone> <@U1> <http://evil|good>", "<"),
-        ("&lt;!everyone&gt;", "&lt;!everyone"),
-        ("@channel @all @here", "@channel"),
-        ("[here](http://evil)", "]("),
-        ("red \x1b[31m bell \x07", "\x1b"),
-        ("bidi \u202e", "\u202e"),
-        ("line\rover", "\r"),
-    ],
-)
-def test_nothing_in_the_text_is_a_mention_a_link_or_a_control(hostile: str, forbidden: str) -> None:
-    text = json.loads(message_body("halt", {"experiment": "e", "sentence": hostile}))["text"]
-    assert forbidden not in text
-
-
-fact_values = st.one_of(st.none(), st.integers(), st.text(), st.text(min_size=3000), st.lists(st.text(), max_size=50))
-
-
-@settings(deadline=None)
-@given(st.sampled_from(["halt", "resume", "other"]), st.dictionaries(st.text(max_size=20), fact_values, max_size=30))
-def test_a_body_is_json_of_at_most_8_kib(kind: str, facts: dict[str, str | int | list[str] | None]) -> None:
-    facts = {key.encode(errors="replace").decode(): value for key, value in facts.items()}
-    body = message_body(kind, facts)
-    assert len(body) <= MAX_BODY
-    assert json.loads(body)["text"].startswith("autoperfd")
-
-
-def test_the_biggest_of_texts_fits() -> None:
-    body = message_body(
-        "halt", {"sentence": "\U0001f600&" * 3000, "todo": "\U0001f600" * 3000, "machines": ["x" * 999] * 99}
-    )
-    assert len(body) <= MAX_BODY
-    assert set(json.loads(body)) >= {"text", "kind"}
-
-
 @pytest.mark.parametrize(("draw", "expected"), [(0.0, [1, 1, 1, 1]), (0.999999, [2, 4, 8, 16])])
 def test_backoff_is_full_jitter_from_a_second_up(draw: float, expected: list[int]) -> None:
     waits = [next_try(n, NOW, NOW, None, lambda: draw) for n in (1, 2, 3, 4)]
@@ -243,7 +180,7 @@ class Outbox:
 
 def test_settle_writes_each_outcome_into_the_outbox() -> None:
     outbox = Outbox()
-    message = Message("m1", b"{}", NOW, tries=2)
+    message = Message("m1", "test", {}, NOW, tries=2)
     settle(outbox, message, Outcome("sent"), NOW)
     settle(outbox, message, Outcome("dead", "refused with HTTP 404"), NOW)
     settle(outbox, message, Outcome("failed", "HTTP 500"), NOW, lambda: 0.5)
@@ -464,8 +401,8 @@ class Told:
         )
         self.sender.start()
 
-    def send(self, id: str = "m1", body: bytes = b'{"text":"hello"}') -> Outcome:
-        self.sender.submit(Message(id, body, NOW))
+    def send(self, id: str = "m1", sentence: str = "hello") -> Outcome:
+        self.sender.submit(Message(id, "test", {"sentence": sentence}, NOW))
         message, outcome = self.outcomes.get(timeout=30)
         assert message.id == id
         return outcome
@@ -486,15 +423,39 @@ def local(receiver: Receiver, secret: bytes | None = None) -> Target:
 
 def test_a_message_is_delivered_signed_and_with_its_id() -> None:
     with receiving(answers("200 OK")) as receiver, sending(local(receiver, b"key")) as told:
-        assert told.send("m1", b'{"text":"one"}') == Outcome("sent", status=200)
-        assert told.send("m1", b'{"text":"one"}').result == "sent"
+        assert told.send("m1", "one") == Outcome("sent", status=200)
+        assert told.send("m1", "one").result == "sent"
         headers, body = receiver.requests.get(timeout=5)
         again, _ = receiver.requests.get(timeout=5)
-    assert body == b'{"text":"one"}'
+    assert json.loads(body)["sentence"] == "one"
     assert headers["Idempotency-Key"] == again["Idempotency-Key"] == "m1"
     assert headers["Content-Type"] == "application/json"
     assert headers["X-Autoperf-Signature-256"] == signature(b"key", headers["X-Autoperf-Timestamp"], body)
     assert abs(int(headers["X-Autoperf-Timestamp"]) - time.time()) < 60
+
+
+@pytest.mark.parametrize(
+    ("template", "path", "says"),
+    [
+        ("generic", "/hook/s3cret", "text"),
+        ("slack", "/hook/s3cret", "text"),
+        ("teams", "/hook/s3cret", "attachments"),
+        ("ntfy", "/hook/", "topic"),
+    ],
+)
+def test_each_template_reaches_a_real_server(template: str, path: str, says: str) -> None:
+    recorder = Recorder("127.0.0.1")
+    try:
+        target = Target(f"{recorder.url}/hook/s3cret", b"key", allow_http=True, template=template)
+        with sending(target) as told:
+            assert told.send().result == "sent"
+        (request,) = recorder.wait(1)
+        assert (request.method, request.path) == ("POST", path)
+        assert says in request.json() and (template == "ntfy") == (b"s3cret" in request.body)
+        stamp = request.headers["x-autoperf-timestamp"]
+        assert request.headers["x-autoperf-signature-256"] == signature(b"key", stamp, request.body)
+    finally:
+        recorder.stop()
 
 
 def test_the_signature_is_what_openssl_computes() -> None:
@@ -703,7 +664,7 @@ def test_a_message_already_waiting_is_not_sent_twice() -> None:
 
     with receiving(held) as receiver, sending(local(receiver)) as told:
         for id in ("m1", "m1", "m2", "m1"):
-            told.sender.submit(Message(id, b"{}", NOW))
+            told.sender.submit(Message(id, "test", {}, NOW))
         go.set()
         assert [told.outcomes.get(timeout=10)[0].id for _ in range(2)] == ["m1", "m2"]
         assert told.send("m3").result == "sent"
