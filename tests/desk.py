@@ -88,6 +88,7 @@ class Desk:
         self._make_files()
         if not new:
             results(root / "state", (root / "my.toml").read_text(encoding="utf-8"))
+            shutil.copy(root / "state" / "autoperf.db", root / "state" / "autoperf.db.v2")  # as an upgrade keeps it
             (root / "known_hosts").write_text("".join(machine.known for machine in self.machines))
         self.daemon = LiveDaemon(root, patience=900, more=f'[page]\nlisten = "{root}/page.sock"')
         self.daemon.start()
@@ -100,6 +101,10 @@ class Desk:
 
     def run(self, line: str, *, yes: bool = False) -> tuple[int, str]:
         """One command line: its exit status and all it prints. `yes`: at a terminal where somebody says so."""
+        if service := re.fullmatch(r"sudo systemctl (stop|start|restart) autoperfd *(#.*)?", line):
+            return self._service(service[1]), ""
+        for there, here in (("/var/lib/autoperf", self.daemon.state), ("/etc/credstore", self.root / "credstore")):
+            line = line.replace(there, str(here))
         argv = ["bash", "-o", "pipefail", "-c", line]
         path = f"{self.root}/bin:{os.environ['PATH']}"
         env = {"PATH": path, "HOME": str(self.root), "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
@@ -117,6 +122,13 @@ class Desk:
             cwd=self.root,
         )
         return done.returncode, done.stdout
+
+    def _service(self, verb: str) -> int:
+        """What the service manager would do."""
+        status = self.daemon.stop() if verb != "start" else 0
+        if verb != "stop":
+            self.daemon.start()
+        return status
 
     def _make_files(self) -> None:
         root = self.root

@@ -6,6 +6,7 @@ A *mark* is the HTML comment in the line above a block; it says how the block is
     <!-- runs, answering yes -->            the same on a terminal at which somebody says yes
     <!-- run by: tests/a.py::test_b, … -->  these do the same; the words of the commands must stand in these files
     <!-- part of: FILE -->                  the block stands in that file, line by line
+    <!-- part of an experiment -->          keys that the reader of experiment files takes
     <!-- needs hardware: … -->              nothing here can run it, and this is why
 """
 
@@ -23,7 +24,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("runs", "runs, answering yes", "run by", "part of", "needs hardware")
+KINDS = ("runs", "runs, answering yes", "run by", "part of", "part of an experiment", "needs hardware")
 SHELLS = ("sh", "console")
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 

@@ -1,4 +1,4 @@
-"""The parts of docs/ that are made from tables of the code: `python -m tests.pages` writes them; all else is pure.
+"""The parts of docs/ that are made from tables of the code: `python -m tests.pages` writes them, all else is pure.
 
 A part stands between `<!-- made: NAME -->` and `<!-- made: end -->`; tests/test_pages.py holds it to be fresh.
 """
@@ -6,12 +6,24 @@ A part stands between `<!-- made: NAME -->` and `<!-- made: end -->`; tests/test
 from __future__ import annotations
 
 import re
+import sqlite3
+import tempfile
+import textwrap
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
+import autoperfd
 from autoperfd.core.lifecycle import ROWS, STATES, WORK
 from autoperfd.core.plan import END_STATUSES
-from autoperfd.core.policy import AILING, BLAME, KEPT, SILENT, SUSPICIOUS, rungs_for
+from autoperfd.core.policy import AILING, BLAME, KEPT, SILENT, SUSPICIOUS, rungs_for, todo
+from autoperfd.daemon.control import VERSION
+from autoperfd.daemon.store import MIGRATIONS, SCHEMA_VERSION, open_store
 from autoperfd.daemon.story import WORDS
+from autoperfd.daemon.views import SNAPSHOT_SCHEMA
+from autoperfd.errors import NewerMemory
 from tests.documents import ROOT, read
 
 WORK_IN_WORDS = {
@@ -119,8 +131,93 @@ def ladder() -> Iterator[str]:
     )
 
 
+def read_failures() -> list[dict[str, Any]]:
+    """The groups of tests/data/failures.toml, each with its rows."""
+    groups: list[dict[str, Any]] = tomllib.loads(read("tests/data/failures.toml"))["groups"]
+    return groups
+
+
+def failures() -> Iterator[str]:
+    """What happens when something fails, as a person meets it: a table a group."""
+    head = ("what happens", "`status` says", "the daemon, by itself", "you", "costs at most", "rows")
+    for group in read_failures():
+        yield from (f"## {group['name']}", "")
+        yield from rows(
+            head,
+            *(
+                (
+                    row["what"],
+                    ", ".join(f"`{code}`" for code in row.get("says", ())),
+                    row["does"],
+                    _to_do(row),
+                    _cost(row),
+                    ", ".join(row["faults"]),
+                )
+                for row in group["rows"]
+            ),
+        )
+        yield ""
+
+
+def _to_do(row: Mapping[str, Any]) -> str:
+    """What a person has to do: what the row says, and the words of `status` where an experiment is halted."""
+    own = row.get("you", "")
+    if "halt" not in row:
+        return own or "nothing"
+    words = todo(row["halt"], row.get("goes_on", False), "NAME", row.get("code", ""))
+    words = words[0].lower() + words[1:].replace("autoperfctl resume NAME", "`autoperfctl resume NAME`")
+    when = "" if row.get("at_once") else "only when it halts: "
+    return f"{when}{words}" + (f" ({own})" if own else "")
+
+
+def _cost(row: Mapping[str, Any]) -> str:
+    """What it costs the test that was under way, from whose fault each end is."""
+    ends = row.get("ends", ())
+    if not ends:
+        return "nothing"
+    named = ", ".join(f"`{end}`" for end in ends)
+    charged = any(BLAME[end] == "test" for end in ends) and not row.get("is_explained")
+    if "crashed-daemon" in ends:
+        return f"the test ({named})"
+    return f"the attempt ({named})" + (" and a retry of the test" if charged else ", no retry of the test")
+
+
+def memories() -> Iterator[str]:
+    """The versions of the memory, and which tables each brought."""
+    made = [", ".join(f"`{name}`" for name in re.findall(r"CREATE TABLE (\w+)", text)) for text in MIGRATIONS]
+    head = ("version of the memory", "brought the tables", f"autoperfd {autoperfd.__version__}")
+    now = [*["brings it up to date"] * (SCHEMA_VERSION - 1), "writes it"]
+    yield from rows(
+        head, *((str(at), tables, does) for at, (tables, does) in enumerate(zip(made, now, strict=True), 1))
+    )
+
+
+def formats() -> Iterator[str]:
+    """What else has a version, and what becomes of another one."""
+    yield from rows(
+        ("what", "version", "another one"),
+        ("`status.json`, the last status", str(SNAPSHOT_SCHEMA), "is not shown; the daemon writes it anew"),
+        ("what `autoperfctl` and the daemon speak", str(VERSION), "is refused, with both versions"),
+    )
+
+
+def refusal() -> Iterator[str]:
+    """What is said of a memory that a newer version has written."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "autoperf.db")
+        with closing(sqlite3.connect(path)) as db:
+            db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+        try:
+            open_store(path)
+        except NewerMemory as error:
+            said = error.sentence().replace(folder, "/var/lib/autoperf")
+    yield from ("```text", *textwrap.wrap(said, 110), "```")
+
+
 PAGES: Mapping[str, Mapping[str, Callable[[], Iterator[str]]]] = {
     "docs/LIFE.md": {"states": states, "work": work, "events": events, "ends": ends, "ladder": ladder},
+    "docs/FAILURES.md": {"failures": failures},
+    "docs/UPGRADING.md": {"memories": memories, "formats": formats, "refusal": refusal},
 }
 
 

@@ -71,7 +71,10 @@ def problems(block: Block) -> list[str]:
     if block.language in SHELLS and not block.commands():
         return [f"{block.where}: there is no command in it"]
     if block.language == "toml" and block.kind != "part of":
-        if "[[experiments]]" in block.text:
+        if block.kind == "part of an experiment":
+            whole = experiment(Path("~"), []).replace("[[experiments]]\n", f"[[experiments]]\n{block.text}", 1)
+            read_experiments(whole.encode(), block.where, TOOLS, ["plug-p1"])
+        elif "[[experiments]]" in block.text:
             read_experiments(block.text.encode(), block.where, TOOLS, ["plug-p1"])
         else:
             read_settings(block.text.encode(), block.where)
