@@ -166,6 +166,8 @@ def _results(context: Context) -> int:
     from autoperfd.ctl import results
 
     options = context.options
+    if options.rebuild and (options.where or options.by):
+        options.misused("argument --rebuild: not allowed with --where or --by")  # ends with exit status 2
     if options.rebuild:
         return _rebuild(context)
     wanted = results.Wanted.read(options.where or (), options.by or "")
@@ -393,7 +395,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Command:
-    """One command. `either`: its first two arguments, of which exactly one must be given."""
+    """One command. `either`: its first two arguments, of which exactly one must be given; `choice`: at most one."""
 
     name: str
     help: str
@@ -401,6 +403,7 @@ class Command:
     run: Callable[[Context], int]
     arguments: tuple[Argument, ...] = ()
     either: tuple[Argument, ...] = ()
+    choice: tuple[Argument, ...] = ()
 
 
 _JSON = Argument(("--json",), "print JSON for a script", flag=True)
@@ -471,6 +474,8 @@ COMMANDS: tuple[Command, ...] = (
                 ("--where",), "only tests of which that holds: = != < <= > >=; may be repeated", "COND", several=True
             ),
             Argument(("--by",), "group by these columns, with counts of what failed and is missing", "COLUMNS"),
+        ),
+        choice=(
             Argument(("--csv",), "print CSV with all figures", flag=True),
             Argument(("--parquet",), "write the tests that were chosen to a Parquet file", "FILE"),
             Argument(("--rebuild",), "have ess.csv and summary.csv written anew from the memory", flag=True),
@@ -573,7 +578,7 @@ COMMANDS: tuple[Command, ...] = (
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line; `row` of the parsed options is the Command."""
+    """The whole command line; of the parsed options `row` is the Command, `misused(why)` ends with its usage."""
     places = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     where = places.add_argument_group("where the daemon is")
     where.add_argument("--config", metavar="FILE", help="the daemon's settings (default /etc/autoperf/autoperfd.toml)")
@@ -604,7 +609,11 @@ def parser() -> argparse.ArgumentParser:
             argument.add_to(either)
         for argument in row.arguments:
             argument.add_to(one)
-        one.set_defaults(row=row)
+        if row.choice:
+            choice = one.add_mutually_exclusive_group()
+            for argument in row.choice:
+                argument.add_to(choice)
+        one.set_defaults(row=row, misused=one.error)
     return whole
 
 

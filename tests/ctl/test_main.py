@@ -264,6 +264,11 @@ def test_every_example_of_the_help_is_valid(words: list[str]) -> None:
         ["list", "--color"],
         ["submit", "f", "--wait", "-1"],
         ["submit", "f", "--wait", "nan"],
+        ["results", "e", "--csv", "--json"],
+        ["results", "e", "--parquet", "f", "--csv"],
+        ["results", "e", "--json", "--rebuild"],
+        ["results", "e", "--rebuild", "--where", "state=ok"],
+        ["results", "e", "--by", "state", "--rebuild"],
     ],
     ids=" ".join,
 )
