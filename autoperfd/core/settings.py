@@ -77,6 +77,7 @@ class DaemonSettings:
     webhook_secret_credential: str = "webhook_secret"
     webhook_template: Literal["generic", "slack", "teams", "ntfy"] = "generic"
     webhook_on: tuple[str, ...] = ("halt",)
+    webhook_digest_at: str = ""
     webhook_allow_http: bool = False
     page_listen: str = ""
     page_hosts: tuple[str, ...] = ()
@@ -129,6 +130,7 @@ _LOOPBACK = re.compile(r"(?:(?P<v4>127(?:\.[0-9]{1,3}){3})|\[::1\]):(?P<port>[0-
 _MOST_SOCKET_PATH = 106  # bytes: what the kernel takes, less the closing zero and the dot while it is made
 _CREDENTIAL = text("a credential's name", r"[A-Za-z0-9._-]+", most=64, empty=True)
 _URL = text("an http or https address", r"https?://[^/?#@\s]+([/?#]\S*)?", most=2048)
+_HOUR = text('an hour and minute in UTC such as "07:00"', r"([01][0-9]|2[0-3]):[0-5][0-9]", empty=True)
 _POLICY = one_of("invalid", "record")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -223,6 +225,7 @@ TABLES: Mapping[str, tuple[str, Sequence[Row]]] = {
                 'JSON with all facts; "slack" (also Mattermost), "teams" or "ntfy"',
             ),
             _row("on", several_of("halt", "resume", "finish", "rejection"), ("halt",), "a halt is always told"),
+            _row("digest_at", _HOUR, "", 'empty: never; "07:00": a summary once a day, at that hour in UTC'),
             _row("allow_http", boolean, False, "allow an address without TLS (a lab's own receiver)"),
         ),
     ),

@@ -149,6 +149,7 @@ class Engine:
         self.pins, self.controller = pins, controller
         self.entries: dict[int, Entry] = {}
         self.hold = ""  # why nothing starts; "" for no hold
+        self.digested = ""  # the mark of the latest summary when this process began, see daemon/digest.py
         self.intake: list[Intake] = []  # newest first, a few
         self.attention: list[str] = []
         self.warnings: Callable[[], list[str]] = list  # what is good to know of the process and its disk
@@ -175,6 +176,7 @@ class Engine:
         """Take up what the memory holds. Raises StoreError."""
         loaded = self.store.load()
         self.hold = loaded.meta.get("hold", "")
+        self.digested = loaded.meta.get("digest", "")
         self._outbox = {row.id: row for row in loaded.outbox}
         for row in loaded.experiments:
             life = self._life(row)
@@ -558,6 +560,12 @@ class Engine:
         text = json.dumps(told)
         row = OutboxRow(id=number, created=wall, kind=kind, facts=text, tries=0, next_at=wall, state="waiting", why="")
         return [row]
+
+    def tell(self, kind: str, facts: Mapping[str, Any] | None, *more: store.Write) -> None:
+        """Tell people (None: nothing) of what is no experiment's, and write `more` in the same transaction."""
+        outgoing = [] if facts is None else self._outgoing(kind, facts, self.clock.wall(), (kind,))
+        self.store.commit([*more, *outgoing])
+        self._queue(outgoing)
 
     def _queue(self, rows: Sequence[OutboxRow]) -> None:
         for row in rows:

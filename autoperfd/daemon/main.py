@@ -32,6 +32,7 @@ from autoperfd.core.plan import Machine
 from autoperfd.core.settings import DaemonSettings, read_settings
 from autoperfd.daemon import behind, commands, condition, copies, files, logs, notify, place, refuge, views
 from autoperfd.daemon.control import Ask, Control, Reply, Who, asker
+from autoperfd.daemon.digest import Digest
 from autoperfd.daemon.engine import Delivered, Engine, Offer, Rejected, Stop
 from autoperfd.daemon.imports import read_history
 from autoperfd.daemon.looks import Looks
@@ -448,9 +449,13 @@ class Daemon:
         return notify.Sender(target, lambda message, outcome: self._report(message, outcome))
 
     def _decide(self, engine: Engine) -> None:
+        hour = self.settings.webhook_digest_at
+        daily = Digest(engine, hour) if hour and self.sender is not None else None
         while not engine.stopping:
             self.pulse.beat()
             engine.tick()
+            if daily is not None:
+                daily.look()
             self._tidy()
             told_at = self._tell(engine)
             try:

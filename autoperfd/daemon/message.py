@@ -58,6 +58,7 @@ KINDS: Mapping[str, str] = {
     "over": "goes on: what halted it is over",
     "finish": "finished",
     "rejection": "was rejected",
+    "digest": "summed up",
 }
 """Every kind of message, and what it says of its experiment, file or daemon."""
 
@@ -205,6 +206,7 @@ _TAGS = {
     "resume": "arrow_forward",
     "finish": "checkered_flag",
     "rejection": "no_entry",
+    "digest": "clipboard",
     "test": "wave",
 }
 

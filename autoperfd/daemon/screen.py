@@ -44,7 +44,13 @@ _MOST_REASONS = 3
 _MOST_MACHINES = 6  # well machines named one by one
 _MOST_CHANGES = 3
 _LETTERS = {"~": "no summary", "-": "skipped", "x": "failed", "o": "somebody else's fault"}
-_KINDS = {"halt": "was halted", "over": "goes on", "resume": "was resumed", "finish": "is finished"}
+_KINDS = {
+    "halt": "was halted",
+    "over": "goes on",
+    "resume": "was resumed",
+    "finish": "is finished",
+    "digest": "were summed up",
+}
 
 
 def columns_of(args: Mapping[str, Any]) -> int:
