@@ -107,6 +107,11 @@ def links(text: str) -> list[str]:
     return found
 
 
+def spans(text: str) -> list[str]:
+    """All that stands in it as code within a line."""
+    return [token.content for token in _inline(text) if token.type == "code_inline"]
+
+
 def anchors(text: str) -> set[str]:
     """The anchors that GitHub gives the headings."""
     found: set[str] = set()
