@@ -24,6 +24,7 @@ from autoperfd.daemon.store import MIGRATIONS, SCHEMA_VERSION, open_store
 from autoperfd.daemon.story import WORDS
 from autoperfd.daemon.views import SNAPSHOT_SCHEMA
 from autoperfd.errors import NewerMemory
+from autoperfd.remote.answers import STATES as STANDINGS
 from tests.documents import ROOT, read
 
 WORK_IN_WORDS = {
@@ -33,6 +34,15 @@ WORK_IN_WORDS = {
     "run_attempt": "the attempt is started, waited for, fetched and judged",
     "wait_or_cycle": "time passes, or the power of a machine is cycled",
     "sweep_if_owed_or_probe": "nothing, or a look at the machines now and then",
+}
+ON_A_MACHINE = {
+    "absent": ("there is no folder of it", "it is made ready; where its start was confirmed, it has failed"),
+    "starting": ("its folder is being made", "it is asked for again"),
+    "parked": ("its launcher waits for the start", "it is started, on all machines together"),
+    "never": ("its launcher waited too long and gave up", "it is removed and made ready again"),
+    "running": ("its participants run", "their end is waited for"),
+    "lost": ("it was started, and its launcher is gone without an end", "it has failed; boot ids tell why"),
+    "done": ("files, exit statuses and boot ids lie there", "they are fetched"),
 }
 RUNGS_IN_WORDS = {
     "soft": "`sudo systemctl reboot`",
@@ -95,6 +105,12 @@ def events() -> Iterator[str]:
     """What each event means, in the words of `why`."""
     named = dict.fromkeys(row.event for row in ROWS)
     yield from rows(("event", "means"), *((f"`{event}`", WORDS[event]) for event in named))
+
+
+def attempts() -> Iterator[str]:
+    """What an attempt can be on a machine, and what the daemon makes of it."""
+    head = ("on a machine an attempt is", "that is", "then")
+    yield from rows(head, *((f"`{state}`", *ON_A_MACHINE[state]) for state in STANDINGS))
 
 
 def ends() -> Iterator[str]:
@@ -215,7 +231,14 @@ def refusal() -> Iterator[str]:
 
 
 PAGES: Mapping[str, Mapping[str, Callable[[], Iterator[str]]]] = {
-    "docs/LIFE.md": {"states": states, "work": work, "events": events, "ends": ends, "ladder": ladder},
+    "docs/LIFE.md": {
+        "states": states,
+        "work": work,
+        "events": events,
+        "attempts": attempts,
+        "ends": ends,
+        "ladder": ladder,
+    },
     "docs/FAILURES.md": {"failures": failures},
     "docs/UPGRADING.md": {"memories": memories, "formats": formats, "refusal": refusal},
 }

@@ -166,6 +166,7 @@ def shows(shown: str, said: str) -> bool:
     return re.fullmatch("(?:.*\n)*?".join(parts), said) is not None
 
 
+@pytest.mark.timeout(300)  # dozens of programs, one after another
 @pytest.mark.parametrize("file", RUN)
 def test_the_commands_of_a_document_run(file: str, desk: Desk) -> None:
     wrong = []
