@@ -79,6 +79,10 @@ class DaemonSettings:
     webhook_on: tuple[str, ...] = ("halt",)
     webhook_digest_at: str = ""
     webhook_allow_http: bool = False
+    heartbeat_url: str = field(default="", repr=False)
+    heartbeat_url_credential: str = "heartbeat_url"
+    heartbeat_every_secs: float = 60
+    heartbeat_allow_http: bool = False
     page_listen: str = ""
     page_hosts: tuple[str, ...] = ()
     rescan_secs: float = 60
@@ -129,7 +133,9 @@ def _hosts(found: Any) -> tuple[str, ...]:
 _LOOPBACK = re.compile(r"(?:(?P<v4>127(?:\.[0-9]{1,3}){3})|\[::1\]):(?P<port>[0-9]{1,5})", re.ASCII)
 _MOST_SOCKET_PATH = 106  # bytes: what the kernel takes, less the closing zero and the dot while it is made
 _CREDENTIAL = text("a credential's name", r"[A-Za-z0-9._-]+", most=64, empty=True)
-_URL = text("an http or https address", r"https?://[^/?#@\s]+([/?#]\S*)?", most=2048)
+_ANY_URL = r"https?://[^/?#@\s]+([/?#]\S*)?"
+_URL = text("an http or https address", _ANY_URL, most=2048)
+_URL_OR_NONE = text("an http or https address", _ANY_URL, most=2048, empty=True)
 _HOUR = text('an hour and minute in UTC such as "07:00"', r"([01][0-9]|2[0-3]):[0-5][0-9]", empty=True)
 _POLICY = one_of("invalid", "record")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -198,7 +204,7 @@ TABLES: Mapping[str, tuple[str, Sequence[Row]]] = {
         (
             _row(
                 "url",
-                text("an http or https address", r"https?://[^/?#@\s]+([/?#]\S*)?", most=2048, empty=True),
+                _URL_OR_NONE,
                 "",
                 "empty: the credential's content, and nobody is told where there is none",
                 secret=True,
@@ -229,6 +235,27 @@ TABLES: Mapping[str, tuple[str, Sequence[Row]]] = {
             _row("allow_http", boolean, False, "allow an address without TLS (a lab's own receiver)"),
         ),
     ),
+    "heartbeat": (
+        "A dead man's switch: an address that is called while the daemon works, and raises alarm when it is not.",
+        (
+            _row(
+                "url",
+                _URL_OR_NONE,
+                "",
+                "empty: the credential's content, and none is called where there is none",
+                secret=True,
+            ),
+            _row(
+                "url_credential",
+                _CREDENTIAL,
+                "heartbeat_url",
+                "name given to LoadCredential= for the address",
+                secret=True,
+            ),
+            _row("every_secs", number(1, DAY), 60.0, "time between two calls"),
+            _row("allow_http", boolean, False, "allow an address without TLS (a lab's own receiver)"),
+        ),
+    ),
     "page": (
         "A page for browsers that shows everything and changes nothing; for this computer only.",
         (
@@ -256,7 +283,7 @@ _POWER_ROWS: Sequence[Row] = (
 _FIELDS = {
     ("domains", "first"): "domain_first",
     ("domains", "last"): "domain_last",
-    **{(name, row.key): f"{name}_{row.key}" for name in ("webhook", "page") for row in TABLES[name][1]},
+    **{(name, row.key): f"{name}_{row.key}" for name in ("webhook", "heartbeat", "page") for row in TABLES[name][1]},
 }
 
 
@@ -305,9 +332,10 @@ def _cross(values: Mapping[str, Any], report: Report) -> None:
     first, last = values.get("domain_first"), values.get("domain_last")
     if first is not None and last is not None and first > last:
         report.add(("domains", "last"), str(last), f"at least first, {first}")
-    url, allow = values.get("webhook_url", ""), values.get("webhook_allow_http", True)
-    if url.startswith("http://") and not allow:
-        report.add(("webhook", "url"), show_secret(url), "an https address", "or set allow_http = true in [webhook]")
+    for name in ("webhook", "heartbeat"):
+        url, allow = values.get(f"{name}_url", ""), values.get(f"{name}_allow_http", True)
+        if url.startswith("http://") and not allow:
+            report.add((name, "url"), show_secret(url), "an https address", f"or set allow_http = true in [{name}]")
     low, cap = values.get("backoff_first_secs"), values.get("backoff_cap_secs")
     if low is not None and cap is not None and low > cap:
         report.add(("machines", "backoff_cap_secs"), f"{cap:g}", f"at least backoff_first_secs, {low:g}")

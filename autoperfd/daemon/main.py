@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import autoperfd
 from autoperfd.core.config import Experiment
@@ -34,6 +34,7 @@ from autoperfd.daemon import behind, commands, condition, copies, files, logs, n
 from autoperfd.daemon.control import Ask, Control, Reply, Who, asker
 from autoperfd.daemon.digest import Digest
 from autoperfd.daemon.engine import Delivered, Engine, Offer, Rejected, Stop
+from autoperfd.daemon.heartbeat import Heartbeat
 from autoperfd.daemon.imports import read_history
 from autoperfd.daemon.looks import Looks
 from autoperfd.daemon.parse import read_limited
@@ -60,6 +61,7 @@ from autoperfd.remote.values import Timing
 from autoperfd.tools import BROKEN, TOOLS
 
 if TYPE_CHECKING:
+    from autoperfd.daemon.webhook import Target
     from autoperfd.page.server import Server
 
 log = logging.getLogger("autoperfd")
@@ -189,6 +191,7 @@ class Daemon:
         self.trouble = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in BROKEN.values()]  # from the start
         self._another_sender: Callable[[Callable[[notify.Message, notify.Outcome], None]], notify.Sender] | None = None
         self.sender = self._sender()
+        self.heartbeat = self._heartbeat()
         self.page = self._page()
         self._report: Callable[[notify.Message, notify.Outcome], None] = lambda message, outcome: None
         self._ask: Ask = lambda command, args, who: Reply.refused("autoperfd is only just starting", "Try again")
@@ -328,9 +331,13 @@ class Daemon:
                 self.marker.unlink(missing_ok=True)
                 intake.spool.start()
                 self.pulse.watch(intake)
+                if self.heartbeat is not None:
+                    self.heartbeat.start()
                 self._decide(engine)
             finally:
                 self.systemd.stopping()
+                if self.heartbeat is not None:
+                    self.heartbeat.close()
                 control.close()
                 intake.spool.stop()
                 parts.workers.close()
@@ -425,19 +432,37 @@ class Daemon:
             found.append(f"{span} the memory could not be used: {past.code}: {past.sentence}.")
         if self.page is not None and (trouble := self.page.trouble()):
             found.append(trouble)
+        if self.heartbeat is not None and (trouble := self.heartbeat.trouble()):
+            found.append(trouble)
         if self.written.dropped:
             found.append(f"{self.written.dropped} lines of the log were lost: whoever reads it does not keep up.")
         return found
 
     def _sender(self) -> notify.Sender | None:
         s = self.settings
+        secret = _credential(s.webhook_secret_credential).encode() or None
         url = s.webhook_url or _credential(s.webhook_url_credential)
+        target = self._target("webhook", url, s.webhook_allow_http, secret=secret, template=s.webhook_template)
+        if target is None:
+            return None
+        self._another_sender = partial(notify.Sender, target)
+        return notify.Sender(target, lambda message, outcome: self._report(message, outcome))
+
+    def _heartbeat(self) -> Heartbeat | None:
+        s = self.settings
+        url = s.heartbeat_url or _credential(s.heartbeat_url_credential)
+        target = self._target("heartbeat", url, s.heartbeat_allow_http)
+        if target is None:
+            return None
+        return Heartbeat(target, s.heartbeat_every_secs, lambda: self.pulse.alive(time.monotonic()))
+
+    def _target(self, name: str, url: str, allow_http: bool, **more: Any) -> Target | None:
+        """Where that table of the settings sends to; None for nowhere."""
         if not url:
             return None
         from autoperfd.daemon.webhook import Target
 
-        secret = _credential(s.webhook_secret_credential).encode()
-        target = Target(url=url, secret=secret or None, allow_http=s.webhook_allow_http, template=s.webhook_template)
+        target = Target(url=url, allow_http=allow_http, name=name, **more)
         try:
             target.check()
         except AutoperfError as error:
@@ -445,8 +470,7 @@ class Daemon:
             self.trouble.append(error.sentence())
             log.error("%s", error.sentence())
             return None
-        self._another_sender = partial(notify.Sender, target)
-        return notify.Sender(target, lambda message, outcome: self._report(message, outcome))
+        return target
 
     def _decide(self, engine: Engine) -> None:
         hour = self.settings.webhook_digest_at

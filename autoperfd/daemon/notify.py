@@ -211,11 +211,10 @@ class Sender:
             target, message.id, target.body(message.kind, message.facts)
         )
         self._post_result = post_result
-        self._send_secs = send_secs
+        self._tries = Tries(send_secs)
         self._waiting: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._known: set[str] = set()  # ids waiting or being sent
         self._lock = threading.Lock()
-        self._lost: threading.Thread | None = None  # a try that outlived its deadline, in a name look-up
         self._thread = threading.Thread(target=self._send_all, name="webhook", daemon=True)
 
     def start(self) -> None:
@@ -238,23 +237,33 @@ class Sender:
 
     def _send_all(self) -> None:
         while (message := self._waiting.get()) is not None:
-            outcome = self._send(message)
+            outcome = self._tries.run(self._make(message))
             with self._lock:
                 self._known.discard(message.id)
             self._post_result(message, outcome)
 
-    def _send(self, message: Message) -> Outcome:
-        """One try on a thread that is given up at the deadline, because no time-out of the library is a total one."""
+
+class Tries:
+    """Makes one try after another, each on a thread that is given up after `secs`; one thread at a time calls it.
+
+    No time-out of the library is a total one.
+    """
+
+    def __init__(self, secs: float) -> None:
+        self._secs = secs
+        self._lost: threading.Thread | None = None  # a try that outlived its deadline, in a name look-up
+
+    def run(self, post: Post) -> Outcome:
+        """What came of one try."""
         if self._lost is not None and self._lost.is_alive():
             return Outcome("failed", "the try before this one still hangs in a name look-up")
-        post = self._make(message)
         outcome: list[Outcome] = []
         began = time.monotonic()
         try:
             thread = begin(lambda: outcome.append(post.run()), "webhook-try")
         except NoThread as error:
             return Outcome("failed", str(error.strerror))
-        thread.join(self._send_secs)
+        thread.join(self._secs)
         if not outcome:
             post.abort()
             thread.join(1.0)

@@ -1,4 +1,6 @@
-"""Knows one HTTP POST to a webhook: signed, to an allowed address only, no redirect, nothing read but the head.
+"""Knows one HTTP call to an address of people's: to an allowed one only, no redirect, nothing read but the head.
+
+`Post` is a message to a webhook, signed; `Get` a heartbeat.
 
 Promises: `run` never raises for a receiver's fault and never names the URL's path, which often is a secret; `abort`
 frees a blocked `run` at once. Imported (with requests) only when a URL is configured. One thread runs a `Post`, any
@@ -42,6 +44,8 @@ _WORTH_A_RETRY = (408, 421, 425, 429)
 # Addresses that answer with secrets of the computer or its cloud, besides all link-local ones.
 _METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254")))
 
+_ALWAYS = {"User-Agent": f"autoperfd/{autoperfd.__version__}", "Accept-Encoding": "identity"}
+
 # urllib3 logs the path of every request at DEBUG, and that path is a secret at Slack and its like.
 logging.getLogger("urllib3").setLevel(logging.INFO)
 
@@ -55,6 +59,7 @@ class Target:
     allow_http: bool = False
     ca_file: str | None = None  # None: the system's authorities, or else the ones requests brings
     template: str = "generic"  # of message.TEMPLATES
+    name: str = "webhook"  # of the table in autoperfd.toml
 
     def body(self, kind: str, facts: message.Facts) -> bytes:
         """The body of a message."""
@@ -71,19 +76,20 @@ class Target:
             host, _ = parts.hostname, parts.port
         except ValueError:
             host, parts = None, None
-        hint = "Correct [webhook] url in autoperfd.toml or its credential"
+        cannot = f"autoperfd cannot use the {self.name}"
+        hint = f"Correct [{self.name}] url in autoperfd.toml or its credential"
         if parts is None or not host or parts.scheme not in ("http", "https"):
-            raise AutoperfError("autoperfd cannot use the webhook: it is not an http or https URL", hint=hint)
+            raise AutoperfError(f"{cannot}: it is not an http or https URL", hint=hint)
         if parts.username is not None:
-            raise AutoperfError("autoperfd cannot use the webhook: its URL holds a user name", hint=hint)
+            raise AutoperfError(f"{cannot}: its URL holds a user name", hint=hint)
         if parts.scheme == "http" and not self.allow_http:
             raise AutoperfError(
-                "autoperfd cannot use the webhook: its URL is plain http",
-                hint="Use https, or set [webhook] allow_http = true for a receiver in the lab",
+                f"{cannot}: its URL is plain http",
+                hint=f"Use https, or set [{self.name}] allow_http = true for a receiver in the lab",
             )
         if self.template == "ntfy" and not message.topic(self.url):
             raise AutoperfError(
-                "autoperfd cannot use the webhook: its URL does not end in a topic of ntfy",
+                f"{cannot}: its URL does not end in a topic of ntfy",
                 hint="It must be like https://ntfy.sh/topic, the topic of letters, digits, '_' and '-'",
             )
         try:
@@ -91,7 +97,7 @@ class Target:
         except ValueError:
             return  # a name: its addresses are checked at every connection
         if problem := refused_address(str(address), plain=parts.scheme == "http"):
-            raise AutoperfError(f"autoperfd cannot use the webhook: {problem}", hint=hint)
+            raise AutoperfError(f"{cannot}: {problem}", hint=hint)
 
 
 class _Refused(Exception):
@@ -100,6 +106,8 @@ class _Refused(Exception):
 
 class Post:
     """One try to deliver `body` under `id`."""
+
+    method = "POST"
 
     def __init__(self, target: Target, id: str, body: bytes, *, clock: Callable[[], float] = time.time) -> None:
         self._target = target
@@ -118,10 +126,11 @@ class Post:
                 session.trust_env = False  # no proxy, no netrc, no CA of the environment
                 session.mount("http://", _Adapter(self))
                 session.mount("https://", _Adapter(self))
-                with session.post(
+                with session.request(
+                    self.method,
                     self._target.address(),
-                    data=self._body,
-                    headers=self._headers(),
+                    data=self._body or None,
+                    headers={**_ALWAYS, **self._headers()},
                     timeout=TIMEOUTS,
                     allow_redirects=False,
                     stream=True,
@@ -170,8 +179,6 @@ class Post:
         stamp = str(int(self._clock()))
         headers = {
             "Content-Type": "application/json",
-            "User-Agent": f"autoperfd/{autoperfd.__version__}",
-            "Accept-Encoding": "identity",
             "Idempotency-Key": self._id,
             "X-Autoperf-Timestamp": stamp,
         }
@@ -183,6 +190,18 @@ class Post:
         if self._target.ca_file:
             return self._target.ca_file
         return str(_SYSTEM_CAS) if _SYSTEM_CAS.is_file() else True
+
+
+class Get(Post):
+    """One heartbeat: a call without a body, of which the status counts."""
+
+    method = "GET"
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target, "", b"")
+
+    def _headers(self) -> dict[str, str]:
+        return {}
 
 
 def signature(secret: bytes, stamp: str, body: bytes) -> str:
