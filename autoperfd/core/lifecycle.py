@@ -306,7 +306,7 @@ class Life:
         self.suspects: list[list[Any]] = []  # [test, index, number]: charged for what an outage may have done
         self.refunded = False  # the current test was given back what it was charged
         self.largest = self.kept_bytes = 0  # of archives
-        self.outage_told = False  # its message about the halt tells of an outage that others may meet too
+        self.outage_told = False  # its message about the halt tells of something that others may meet too
         self.quiet = False  # … and this experiment's halt was told by such a message
         self.attempt_since: float | None = None  # monotonic: since when this process knows of the open attempt
         self.step: Step  # the answer being made
@@ -752,7 +752,8 @@ class Life:
     def blame_disk(self, data: Any) -> None:
         event = _event(data, m.LowDisk)
         passes = event.code in PASSING and self.comebacks < COMEBACKS
-        self._halt("disk" if passes else "controller", event.reason, code=event.code)
+        everyone = event.code in PASSING  # the disk of all; a results folder is one experiment's own
+        self._halt("disk" if passes else "controller", event.reason, code=event.code, everyone=everyone)
 
     def say_resumed(self, data: Any) -> None:
         self._tell("resume", f"resumed by {self._who(_event(data, m.Event))}")
@@ -978,7 +979,7 @@ class Life:
         probing: bool = False,
         everyone: bool = False,
     ) -> None:
-        """`probing`: it may go on by itself. `everyone`: no machine answers, which others may meet too."""
+        """`probing`: it may go on by itself. `everyone`: others may meet the same, no machine that answers, say."""
         self.cause, self.reason, self.code = cause, reason, code
         self.probing = probing and self.tuning.auto_resume and self.comebacks < COMEBACKS
         self.incident += 1

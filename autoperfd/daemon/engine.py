@@ -532,13 +532,15 @@ class Engine:
     # ------------------------------------------------------------ telling people
 
     def _notice(self, entry: Entry, notice: m.Notice, wall: float) -> list[OutboxRow]:
-        """The message of a notice. An outage that stops several experiments at once is told by the first of them."""
+        """The message of a notice. What stops several experiments at once is told by the first of them."""
         life = entry.life
         wanted = life.experiment.policy.notify
         rows = self._outgoing(notice.kind, notice.facts, wall, self.settings.webhook_on if wanted is None else wanted)
         if notice.kind == "halt":
             life.quiet = bool(notice.facts.get("everyone")) and any(
-                other.life.outage_told for other in self.entries.values() if other is not entry
+                other.life.outage_told and _met(other.life) == _met(life)
+                for other in self.entries.values()
+                if other is not entry
             )
             life.outage_told = bool(notice.facts.get("everyone")) and not life.quiet
         quiet = life.quiet if notice.kind == "halt" else notice.kind == "over" and bool(notice.facts.get("quiet"))
@@ -740,6 +742,11 @@ def _note(event: m.Event, step: Step) -> str:
     if not reason and who and not step.asides:  # else it is about other tests, whose lines say it
         reason = f"by {who}"
     return coded(step.code or getattr(told, "code", ""), reason)
+
+
+def _met(life: Life) -> tuple[str, str]:
+    """What halted it that others may have met, too: the network, or a lack of the controller's."""
+    return life.cause, "" if life.cause == "machine" else life.code
 
 
 def _decided(rows: Sequence[AttemptRow]) -> dict[str, list[AttemptRow]]:

@@ -297,8 +297,8 @@ def never_is_never(evidence: Evidence) -> Iterator[str]:
 
 
 def halts_are_told_once(evidence: Evidence) -> Iterator[str]:
-    """Each halt gives one message in its transaction; of an outage that several meet only one reaches people."""
-    out: dict[int, bool] = {}  # halted experiment -> whether its message was the one that tells of an outage
+    """Each halt gives one message in its transaction; of what several meet at once only one reaches people."""
+    out: dict[int, tuple[str, str]] = {}  # halted experiment whose message tells of what others may meet -> of what
     for _, writes in commits(evidence):
         halts = [step for step in steps(writes) if step.after == "halted" != step.before]
         rows = [w for w in writes if isinstance(w, OutboxRow) and w.kind == "halt" and not w.tries]
@@ -308,13 +308,16 @@ def halts_are_told_once(evidence: Evidence) -> Iterator[str]:
             if step.before == "halted" and (step.after != "halted" or step.event == "halt"):
                 out.pop(step.experiment, None)
         for step, row in zip(halts, rows, strict=False):
-            everyone, merged = bool(json.loads(row.facts).get("everyone")), row.state == "merged"
-            told = any(out.values())
+            facts = json.loads(row.facts)
+            everyone, merged = bool(facts.get("everyone")), row.state == "merged"
+            what = (str(facts["cause"]), "" if facts["cause"] == "machine" else str(facts["code"]))
+            told = what in out.values()
             if merged and not (everyone and told):
                 yield f"the halt of experiment {step.experiment} was not told, and no other message tells of it"
             if everyone and told and not merged:
-                yield f"experiment {step.experiment} tells of the same outage once more"
-            out[step.experiment] = everyone and not merged
+                yield f"experiment {step.experiment} tells of the same once more"
+            if everyone and not merged:
+                out[step.experiment] = what
 
 
 def it_does_not_come_back_for_ever(evidence: Evidence) -> Iterator[str]:

@@ -1062,6 +1062,48 @@ def test_a_cause_has_at_most_one_open_incident(tmp_path: Path) -> None:
     rig.stop()
 
 
+def test_a_full_disk_is_told_once_however_many_it_halts(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, webhook=True)
+    rig.submit(
+        toml(), toml("B", machines=OTHERS, network="b"), toml("C", machines=("10.0.0.5", "10.0.0.6"), network="c")
+    )
+
+    def told() -> list[tuple[str, object, object]]:
+        return [(message.kind, message.facts["experiment"], message.facts["code"]) for message in rig.sent]
+
+    rig.free_bytes = 0
+    rig.validated(1)
+    rig.deliver()
+    rig.restart()  # what was told is known after a restart
+    rig.validated(2)
+    rig.free_bytes, rig.inodes = 1 << 40, 0
+    rig.validated(3)  # another lack is another incident
+    assert rig.states() == ["halted"] * 3
+    halts = [("halt", "PCG #1", "DISK_FULL"), ("halt", "C", "INODES_FULL")]
+    assert told() == halts
+    rig.deliver()
+    rig.inodes = None
+    rig.wait(HOUSEKEEPING_SECS)
+    assert rig.states() == ["validating"] * 3
+    overs = [(message.kind, message.facts["experiment"]) for message in rig.sent[2:]]
+    assert overs == [("over", "PCG #1"), ("over", "C")]
+    rig.free_bytes = 0
+    rig.validated(2)  # the next one is told of by whom it halts first
+    rig.validated(1)
+    assert told()[4:] == [("halt", "B", "DISK_FULL")]
+    rig.stop()
+
+
+def test_a_results_folder_that_is_gone_is_its_experiment_s_own(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, webhook=True)
+    rig.submit(toml(), toml("B", machines=OTHERS, network="b"))
+    for number, folder in ((1, "PCG_1"), (2, "B")):
+        shutil.rmtree(tmp_path / "results" / folder)
+        rig.validated(number)
+    assert [message.facts["code"] for message in rig.sent] == ["RESULTS_MISSING"] * 2
+    rig.stop()
+
+
 def test_without_a_receiver_nothing_is_kept(rig: Rig) -> None:
     rig.submit(toml())
     rig.ask("halt", experiment="PCG #1")

@@ -323,7 +323,7 @@ def _traces(raged: Raged) -> Iterator[str]:
 
 
 def _messages(raged: Raged, memory: Memory) -> Iterator[str]:
-    """People were told of every halt, and with one message of each."""
+    """People were told of every halt, and with one message of each, but for what another's message told of."""
     told: dict[tuple[str, str, int], set[str]] = {}
     for request in raged.receiver.requests:
         message = request.json()
@@ -334,7 +334,7 @@ def _messages(raged: Raged, memory: Memory) -> Iterator[str]:
     known = {
         ("halt", str(facts["experiment"]), int(facts["incident"]))
         for row in memory.outbox
-        if row.kind == "halt"
+        if row.kind == "halt" and row.state != "merged"
         for facts in [json.loads(row.facts)]
     }
     yield from (f"nobody was told of {key}" for key in known - told.keys())
