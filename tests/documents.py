@@ -4,7 +4,8 @@ A *mark* is the HTML comment in the line above a block; it says how the block is
 
     <!-- runs -->                           each command is executed there, and what the block shows is compared
     <!-- runs, answering yes -->            the same on a terminal at which somebody says yes
-    <!-- run by: tests/a.py::test_b, … -->  these do the same; the words of the commands must stand in these files
+    <!-- run by: tests/a.py::test_b, … -->  these do the same; the words of the commands must stand in these files;
+                                            a document counts where a test that is named reads it
     <!-- part of: FILE -->                  the block stands in that file, line by line
     <!-- part of an experiment -->          keys that the reader of experiment files takes
     <!-- needs hardware: … -->              nothing here can run it, and this is why
@@ -157,6 +158,7 @@ def unproven(block: Block, root: Path = ROOT) -> list[str]:
             known += text
             if test and test not in _functions(text):
                 wrong.append(f"{block.where}: {path} has no {test}")
+        wrong += [f"{block.where}: nothing it names reads {page}" for page in block.told if _unread(page, block, root)]
         if block.language in SHELLS:
             words = set(re.findall(r"[\w.-]+", known))
             for line, _ in block.commands():
@@ -172,6 +174,13 @@ def _inline(text: str) -> Iterator[Token]:
     for token in _MARKDOWN.parse(text):
         yield token
         yield from token.children or ()
+
+
+def _unread(page: str, block: Block, root: Path) -> bool:
+    """Whether a mark names a document that none of its tests speaks of: words in it prove nothing by themselves."""
+    tests = [name.partition("::")[0] for name in block.told if "::" in name]
+    said = "".join((root / test).read_text(encoding="utf-8") for test in tests if (root / test).is_file())
+    return page.endswith(".md") and Path(page).name not in said
 
 
 def _functions(text: str) -> set[str]:

@@ -149,6 +149,8 @@ def test_what_is_wrong_is_found() -> None:
 def test_words_that_nobody_runs_are_found() -> None:
     mark = "run by: tests/test_packaging.py::test_systemd_understands_the_unit"
     asked = Block("README.md", 1, "sh", "sudo make install\nsudo make toast  # with butter\n", mark)
+    quoting = Block("README.md", 1, "sh", "make install\n", f"{mark}, docs/PAGE.md")
+    assert problems(quoting) == ["README.md:1: nothing it names reads docs/PAGE.md"]
     assert problems(asked) == ["README.md:1: nothing it names has the words toast of 'sudo make toast  # with butter'"]
 
 
