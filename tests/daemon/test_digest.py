@@ -11,9 +11,12 @@ import pytest
 
 from autoperfd.core import messages as m
 from autoperfd.daemon.digest import KEY, MOST_LINES, Digest, Mark, due, read_mark
-from autoperfd.daemon.store import OutboxRow, SaveMeta
+from autoperfd.daemon.store import OutboxRow, SaveMeta, open_store
 from autoperfd.errors import StoreError
+from autoperfd.lab.recorder import Recorder
 from tests.daemon.support import Rig, toml
+from tests.e2e.support import LiveDaemon
+from tests.verify.support import Bench
 
 DAY = 86_400.0
 OTHERS = ("10.0.0.3", "10.0.0.4")
@@ -222,3 +225,44 @@ def test_a_mark_is_read_as_it_was_written_and_nonsense_is_none() -> None:
     ):
         assert read_mark(words) is None
     assert read_mark('{"days":[],"at":1,"counts":{"a":[1]}}') is None
+
+
+def test_a_real_daemon_sums_up_by_itself_and_once(tmp_path: Path) -> None:
+    receiver = Recorder("127.0.0.1")
+    wish = f'[webhook]\nurl = "{receiver.url}/hook"\nallow_http = true\ndigest_at = "00:00"\n'
+    daemon = LiveDaemon(tmp_path, more=wish)
+
+    def kept() -> Mark:
+        memory = open_store(tmp_path / "state" / "autoperf.db")
+        try:
+            mark = read_mark(memory.load().meta[KEY])
+            assert mark is not None
+            return mark
+        finally:
+            memory.close()
+
+    try:
+        daemon.start()
+        assert daemon.stop() == 0
+        first = kept()
+        assert len(first.days) == 1 and receiver.requests == []  # it begins when it is wished for
+        memory = open_store(tmp_path / "state" / "autoperf.db")
+        # As if that had been two days ago, and an experiment had since been there that is gone through.
+        memory.commit([SaveMeta(KEY, Mark((), first.at - 2 * DAY, {}).to_json())])
+        memory.close()
+        bench = Bench(tmp_path / "state")
+        bench.submit(toml(lengths=(100,)))
+        bench.running()
+        bench.close("success")
+        bench.save()
+        bench.stop()
+        for _ in range(2):
+            daemon.start()
+            daemon.until(lambda: daemon.ask("status")["data"]["told"]["delivered"] == 1, "it is delivered")
+            assert daemon.stop() == 0
+        (request,) = receiver.requests
+        assert request.json()["kind"] == "digest" and request.json()["succeeded"] == 1
+        assert len(kept().days) == 1
+    finally:
+        daemon.stop()
+        receiver.stop()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from autoperfd.daemon.webhook import Target
 from autoperfd.errors import AutoperfError
 from autoperfd.lab.machines import until
 from autoperfd.lab.recorder import Recorder
+from tests.e2e.support import LiveDaemon
 
 PATH = "/ping/s3cret?status=up&token=s3cret"
 
@@ -117,3 +120,29 @@ def test_the_rules_of_the_webhook_hold(url: str) -> None:
     with pytest.raises(AutoperfError, match="cannot use the heartbeat") as caught:
         Target(url, name="heartbeat").check()
     assert "s3cret" not in caught.value.sentence() and "[heartbeat]" in caught.value.hint
+
+
+def test_a_real_daemon_calls_while_it_works_and_not_in_its_refuge(monitor: Recorder, tmp_path: Path) -> None:
+    more = (
+        "[results]\nmemory_probe_secs = 0.3\n"
+        f'[heartbeat]\nurl = "{monitor.url}{PATH}"\nevery_secs = 1\nallow_http = true\n'
+    )
+    daemon = LiveDaemon(tmp_path, more=more)
+    memory = tmp_path / "state" / "autoperf.db"
+    try:
+        daemon.start()
+        monitor.wait(2)
+        assert daemon.ask("status")["data"]["warnings"] == []
+        assert daemon.stop() == 0
+        good, heard = memory.read_bytes(), len(monitor.requests)
+        memory.write_bytes(b"no memory")
+        daemon.start()
+        assert daemon.ask("status")["data"]["refuge"] is not None
+        mended = time.monotonic()
+        memory.write_bytes(good)
+        after = monitor.wait(heard + 1)[heard:]
+        assert daemon.ask("status")["data"]["refuge"] is None
+        assert all(request.at > mended for request in after), "it was called from the refuge"
+        assert daemon.stop() == 0
+    finally:
+        daemon.stop()
