@@ -73,14 +73,14 @@ class DaemonSettings:
     domain_first: int = 1
     domain_last: int = 200
     webhook_url: str = field(default="", repr=False)
-    webhook_url_credential: str = "webhook_url"
-    webhook_secret_credential: str = "webhook_secret"
+    webhook_url_credential: str = field(default="webhook_url", repr=False)
+    webhook_secret_credential: str = field(default="webhook_secret", repr=False)
     webhook_template: Literal["generic", "slack", "teams", "ntfy"] = "generic"
     webhook_on: tuple[str, ...] = ("halt",)
     webhook_digest_at: str = ""
     webhook_allow_http: bool = False
     heartbeat_url: str = field(default="", repr=False)
-    heartbeat_url_credential: str = "heartbeat_url"
+    heartbeat_url_credential: str = field(default="heartbeat_url", repr=False)
     heartbeat_every_secs: float = 60
     heartbeat_allow_http: bool = False
     page_listen: str = ""

@@ -1,7 +1,8 @@
 """Knows how a message is put: from its kind and facts the body of each template (generic JSON, Slack, Teams, ntfy).
 
-Promises: no fact, whoever it comes from, becomes a mention, a link with other words on it or markup in any of them;
-a body is JSON of at most 8 KiB; nothing here raises for a fact. Pure; any thread.
+Promises: no fact, whoever it comes from, becomes a mention or a link with other words on it in any of them, or markup
+where that can be switched off (not at Mattermost, where `*` stays what it is); a body is JSON of at most 8 KiB; nothing
+here raises for a fact. Pure; any thread.
 """
 
 from __future__ import annotations

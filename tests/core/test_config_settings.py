@@ -215,6 +215,10 @@ def test_no_secret_stands_in_the_repr_of_settings() -> None:
         f"""
         [webhook]
         url = "{URL}"
+        secret_credential = "{TOKEN}"
+        [heartbeat]
+        url = "{URL}"
+        url_credential = "{TOKEN}"
         [power.p]
         url = "http://192.0.2.1/{TOKEN}"
         body = "{TOKEN}"
@@ -222,7 +226,7 @@ def test_no_secret_stands_in_the_repr_of_settings() -> None:
         command = ["/plug", "{TOKEN}"]
         """
     )
-    assert settings.webhook_url == URL
+    assert settings.webhook_url == settings.heartbeat_url == URL
     assert settings.power["q"].command[1] == settings.power["p"].body == TOKEN
     assert TOKEN not in repr(settings) + str(settings.power)
 
