@@ -132,6 +132,7 @@ class Desk:
 
     def _make_files(self) -> None:
         root = self.root
+        needed("jq", "jq")  # as the examples have it
         (root / "bin").mkdir()
         for name, program in {
             "autoperfctl": f'{sys.executable} -m autoperfd.ctl.main --config {root}/autoperfd.toml "$@"',
