@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from autoperfd.core import instance as instances
 from autoperfd.core.guards import Guards
 from autoperfd.core.tables import (
     Report,
@@ -54,6 +55,7 @@ class DaemonSettings:
     queue: Path = Path("/etc/autoperf/queue")
     runtime: Path = Path("/run/autoperf")
     known_hosts: Path = Path("/etc/autoperf/known_hosts")
+    instance: str = ""  # not in the file: which of several daemons on this computer, see core/instance.py
     validation_secs: float = 30
     patience_secs: float = 1800
     backoff_first_secs: float = 5
@@ -287,7 +289,12 @@ _FIELDS = {
 }
 
 
-def read_settings(data: bytes, file: str) -> DaemonSettings:
+def default_settings(instance: str = "") -> DaemonSettings:
+    """What holds where there is no `autoperfd.toml`; the places are the instance's own."""
+    return read_settings(b"", "", instance)
+
+
+def read_settings(data: bytes, file: str, instance: str = "") -> DaemonSettings:
     """The daemon's settings from the bytes of `autoperfd.toml`; ConfigError with all problems."""
     words = decode(data, file)
     report = Report(file, words)
@@ -296,13 +303,15 @@ def read_settings(data: bytes, file: str) -> DaemonSettings:
     top = [Row(name, anything, {}, about) for name, (about, _) in TABLES.items()]
     tables = walk(document, [*top, Row("power", anything, {}, "power switches")], (), report, _HOMES)
     for name, (_, rows) in TABLES.items():
+        if name == "paths":
+            rows = [replace(row, default=instances.place(Path(str(row.default)), instance)) for row in rows]
         for key, value in walk(tables[name], rows, (name,), report).items():
             values[_FIELDS.get((name, key), key)] = value
     values["guards"] = Guards(**{row.key: values.pop(row.key) for row in TABLES["guards"][1] if row.key in values})
     values["power"] = _power(tables["power"], ("power",), report)
     _cross(values, report)
     report.finish()
-    return DaemonSettings(**values)
+    return DaemonSettings(**values, instance=instance)
 
 
 _HOMES = {row.key: f"[{name}]" for name, (_, rows) in TABLES.items() for row in rows}

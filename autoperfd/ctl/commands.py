@@ -15,7 +15,7 @@ from pathlib import Path
 
 import autoperfd
 from autoperfd.ctl import client, terminal
-from autoperfd.ctl.down import NOT_RUNNING, START, when_down, when_hung
+from autoperfd.ctl.down import NOT_RUNNING, how_to_start, when_down, when_hung
 from autoperfd.ctl.places import Places, places
 from autoperfd.errors import AutoperfError, ConfigError, DaemonDown, DaemonHangs
 
@@ -24,10 +24,10 @@ WATCH_SECS = 2.0
 
 def run(words: Sequence[str]) -> int:
     """Carry out a command line; returns its exit status. SystemExit 2 (from argparse) for wrong usage."""
-    options = parser().parse_args(words, argparse.Namespace(config=None, runtime=None))
+    options = parser().parse_args(words, argparse.Namespace(config=None, runtime=None, instance=None))
     command: Command = options.row
     try:
-        return command.run(Context(options, places(options.config, options.runtime)))
+        return command.run(Context(options, places(options.config, options.runtime, options.instance)))
     except ConfigError as error:
         n = len(error.problems)
         terminal.complain(f"{n} problem{'' if n == 1 else 's'}:\n{error.message}")
@@ -51,13 +51,14 @@ class Context:
             return client.ask(str(where), command, args)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
             raise DaemonDown(
-                f"autoperfd is not running: nothing answers at {where}/control.sock", hint=START
+                f"autoperfd is not running: nothing answers at {where}/control.sock",
+                hint=how_to_start(self.places.unit),
             ) from error
         except PermissionError as error:
             hint = "Run it as root or as a member of group autoperf"
             raise AutoperfError(f"you may not speak to the daemon at {where}/control.sock", hint=hint) from error
         except TimeoutError as error:
-            hint = "Look at `systemctl status autoperfd`"
+            hint = f"Look at `systemctl status {self.places.unit}`"
             raise DaemonHangs(f"the daemon at {where}/control.sock does not answer in time", hint=hint) from error
         except (OSError, ValueError) as error:
             hint = "Was it restarted or upgraded just now? Try again"
@@ -93,9 +94,9 @@ def _status_once(context: Context) -> int:
     try:
         return context.print("status", terminal.wide())
     except DaemonDown:
-        return when_down(where.runtime, where.state).tell(context.options.json)
+        return when_down(where).tell(context.options.json)
     except DaemonHangs:
-        return when_hung(where.runtime, where.state).tell(context.options.json)
+        return when_hung(where).tell(context.options.json)
 
 
 def _screen(context: Context) -> str:
@@ -104,9 +105,9 @@ def _screen(context: Context) -> str:
     try:
         return str(context.agreed("status", terminal.wide()).get("text", ""))
     except DaemonDown:
-        silence = when_down(where.runtime, where.state)
+        silence = when_down(where)
     except DaemonHangs:
-        silence = when_hung(where.runtime, where.state)
+        silence = when_hung(where)
     if not silence.text:
         raise AutoperfError(silence.message, hint=silence.hint)
     return silence.text
@@ -152,7 +153,9 @@ def _doctor(context: Context) -> int:
     from autoperfd.ctl import doctor
 
     options = context.options
-    found = doctor.examine(options.config, context.agreed, file=options.file or "", send=options.send)
+    found = doctor.examine(
+        options.config, context.agreed, instance=context.places.instance, file=options.file or "", send=options.send
+    )
     if context.options.json:
         terminal.print_json(doctor.facts(found))
     else:
@@ -585,6 +588,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--runtime", metavar="DIR", help="folder of its socket (default $AUTOPERF_RUNTIME_DIR, settings)"
     )
+    where.add_argument("--instance", metavar="NAME", help="the daemon autoperfd@NAME (default $AUTOPERF_INSTANCE)")
     whole = argparse.ArgumentParser(
         prog="autoperfctl",
         description="Ask and command autoperfd, which runs performance experiments unattended.",

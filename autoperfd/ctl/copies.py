@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoperfd.ctl.down import START
 from autoperfd.errors import AutoperfError, DaemonDown
 
 HOLD_SECS = 4.0  # a daemon that starts meanwhile waits five for its lock
@@ -96,11 +95,11 @@ def _from_folder(state: Path, target: Path, down: DaemonDown) -> None:
                 finally:
                     os.close(fd)
     except FileNotFoundError as error:
-        raise DaemonDown(f"{down.message}, and there is no memory in {state}", hint=START) from error
+        raise DaemonDown(f"{down.message}, and there is no memory in {state}", hint=down.hint) from error
     except OSError as error:
         raise DaemonDown(
             f"{down.message}, and you cannot read the memory in {state}: {error.strerror}",
-            hint=f"Run it as root. {START}",
+            hint=f"Run it as root. {down.hint}",
         ) from error
     with contextlib.suppress(sqlite3.Error, UnicodeDecodeError), contextlib.closing(sqlite3.connect(target)) as db:
         db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()  # what cannot be read is told by who reads it
@@ -115,7 +114,7 @@ def _locked(state: Path) -> Iterator[None]:
     except BlockingIOError as error:
         raise AutoperfError(
             f"autoperfd holds {state}, but does not answer: it starts, ends, or is stuck",
-            hint="Try again in a few seconds; then look at `systemctl status autoperfd`",
+            hint="Try again in a few seconds; then look at `systemctl status 'autoperfd*'`",
         ) from error
     finally:
         os.close(fd)
@@ -130,5 +129,5 @@ def _copy(source: int, target: Path, deadline: float | None) -> None:
             if deadline is not None and time.monotonic() > deadline:
                 raise AutoperfError(
                     "the memory cannot be copied in a moment, and a daemon that starts must not wait for it",
-                    hint=START,
+                    hint="Start the daemon, which answers without a copy",
                 )

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import autoperfd
-from autoperfd.core.settings import DaemonSettings, read_settings
+from autoperfd.core import instance as instances
+from autoperfd.core.settings import DaemonSettings, default_settings, read_settings
 from autoperfd.ctl import check, copies
 from autoperfd.ctl import doctor_bench as bench
 from autoperfd.ctl import doctor_unit as unit
@@ -25,24 +26,28 @@ PING_GROUPS = Path("/proc/sys/net/ipv4/ping_group_range")
 MOUNTS = Path("/proc/self/mounts")
 KEYS = Path("/etc/autoperf/keys")
 SYNCHRONIZED = (Path("/run/systemd/timesync/synchronized"), Path("/run/chrony/chronyd.pid"), Path("/run/ntpd.pid"))
+CONTAINER = Path("/run/systemd/container")  # systemd's word for what it runs in
 STALE_SECS = 600.0  # a file is taken in within a minute
 _FORGETFUL = ("tmpfs", "ramfs")
 
 
-def examine(config: str | None, ask: copies.Ask, *, file: str = "", send: bool = False) -> list[Finding]:
+def examine(
+    config: str | None, ask: copies.Ask, *, instance: str = "", file: str = "", send: bool = False
+) -> list[Finding]:
     """All checks, in the order in which a person would mend them.
 
-    `file`: an experiment file whose machines are looked at, too; `send`: whether to send a test message. Raises
-    AutoperfError, ConfigError for the file.
+    `instance`: which of several daemons; `file`: an experiment file whose machines are looked at, too; `send`: whether
+    to send a test message. Raises AutoperfError, ConfigError for the file.
     """
-    settings, finding = _settings(Path(config) if config else CONFIG)
+    settings, finding = _settings(Path(config) if config else instances.place(CONFIG, instance), instance)
     data, _ = check.read(file, settings.power) if file else (b"", ())
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        lambda: _daemon(ask),
-        lambda: unit.examine(),
+        lambda: _daemon(ask, instances.unit(instance)),
+        lambda: unit.examine(instances.unit(instance)),
+        lambda: _others(settings),
         lambda: _state(settings),
         lambda: _queue(settings),
-        lambda: _keys(KEYS),
+        lambda: _keys(instances.place(KEYS, instance)),
         lambda: _ping(settings),
         lambda: _clock(),
         lambda: _messages(ask) if send else iter(()),
@@ -75,18 +80,20 @@ def status(findings: list[Finding]) -> int:
 # ---------------------------------------------------------------- checks
 
 
-def _settings(path: Path) -> tuple[DaemonSettings, Finding]:
+def _settings(path: Path, instance: str) -> tuple[DaemonSettings, Finding]:
     try:
-        return read_settings(path.read_bytes(), str(path)), Finding("settings", True, f"{path} is valid")
+        return read_settings(path.read_bytes(), str(path), instance), Finding("settings", True, f"{path} is valid")
     except FileNotFoundError:
-        return DaemonSettings(), Finding("settings", True, f"there is no {path}; the defaults hold")
+        return default_settings(instance), Finding("settings", True, f"there is no {path}; the defaults hold")
     except ConfigError as error:
-        return DaemonSettings(), Finding("settings", False, str(error.problems[0]), "The daemon does not start with it")
+        return default_settings(instance), Finding(
+            "settings", False, str(error.problems[0]), "The daemon does not start with it"
+        )
     except OSError as error:
-        return DaemonSettings(), Finding("settings", None, f"{path} cannot be read: {error.strerror}")
+        return default_settings(instance), Finding("settings", None, f"{path} cannot be read: {error.strerror}")
 
 
-def _daemon(ask: copies.Ask) -> Iterator[Finding]:
+def _daemon(ask: copies.Ask, name: str) -> Iterator[Finding]:
     try:
         data = ask("status", {}).get("data")
     except DaemonDown as error:
@@ -99,12 +106,28 @@ def _daemon(ask: copies.Ask) -> Iterator[Finding]:
     version = str(known.get("version", "?"))
     if version != autoperfd.__version__:
         sentence = f"version {version} runs, {autoperfd.__version__} is installed"
-        yield Finding("daemon", False, sentence, "sudo systemctl restart autoperfd; tests that run go on")
+        yield Finding("daemon", False, sentence, f"sudo systemctl restart {name}; tests that run go on")
     else:
         yield Finding("daemon", True, f"version {version} answers (pid {known.get('pid')})")
     wanted = known.get("attention")
     for sentence in wanted if isinstance(wanted, list) else ():
         yield Finding("attention", False, str(sentence))
+
+
+def _others(settings: DaemonSettings) -> Iterator[Finding]:
+    """Other daemons of this computer whose DDS domains are ours, too: their participants could meet."""
+    ours = set(range(settings.domain_first, settings.domain_last + 1))
+    for folder in sorted(CONFIG.parent.parent.glob(f"{CONFIG.parent.name}*")):
+        name, at, instance = folder.name.partition("@")
+        if name != CONFIG.parent.name or instance == settings.instance or (at and not instance):
+            continue
+        other, _ = _settings(folder / CONFIG.name, instance)
+        shared = ours & set(range(other.domain_first, other.domain_last + 1))
+        if shared and other.state.is_dir():
+            sentence = f"{instances.unit(instance)} may use DDS domains {min(shared)} to {max(shared)}, as this one may"
+            yield Finding(
+                "domains", False, sentence, "Give each its own [domains] first and last in its autoperfd.toml"
+            )
 
 
 def _state(settings: DaemonSettings) -> Iterator[Finding]:
@@ -113,7 +136,10 @@ def _state(settings: DaemonSettings) -> Iterator[Finding]:
         space = os.statvfs(state)
     except OSError as error:
         yield Finding(
-            "state folder", False, f"{state}: {error.strerror}", "The unit makes it: systemctl start autoperfd"
+            "state folder",
+            False,
+            f"{state}: {error.strerror}",
+            f"The unit makes it: systemctl start {instances.unit(settings.instance)}",
         )
         return
     free, files = space.f_bavail * space.f_frsize >> 20, space.f_favail
@@ -241,7 +267,9 @@ def _ping(settings: DaemonSettings) -> Iterator[Finding]:
 
 
 def _clock() -> Iterator[Finding]:
-    if any(path.exists() for path in SYNCHRONIZED):
+    if CONTAINER.exists():
+        yield Finding("clock", None, "this is a container, whose host keeps the clock: look there")
+    elif any(path.exists() for path in SYNCHRONIZED):
         yield Finding("clock", True, "something keeps this computer's clock right")
     else:
         hint = "sudo apt-get install systemd-timesyncd (or chrony), and let it reach a time server"

@@ -8,16 +8,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoperfd.ctl.places import Places
 from autoperfd.ctl.terminal import complain, print_json, print_text, wide
 from autoperfd.daemon.screen import columns_of, render_silent
 from autoperfd.daemon.views import StatusView, clock, duration, iso, read_snapshot, to_data
 
 NOT_RUNNING = 3
-START = "Start it: `sudo systemctl start autoperfd`. Why it ended: `journalctl -u autoperfd -e`."
-HANGS = "systemd restarts it when it stays silent for 30 s. Else: `sudo systemctl restart autoperfd`. No test is lost."
-STARTS = "Ask again in a few seconds. What it is at: `journalctl -u autoperfd -e`."
 _MOST = 16 * 1024 * 1024
 _VERSION_AT = 60  # of the header of an SQLite file: what PRAGMA user_version gives, four bytes
+
+
+def how_to_start(unit: str) -> str:
+    """What to do about a daemon that is down; `unit` as systemctl calls it."""
+    return f"Start it: `sudo systemctl start {unit}`. Why it ended: `journalctl -u {unit} -e`."
 
 
 def read_when_down(state: Path) -> StatusView | None:
@@ -50,23 +53,30 @@ class Silence:
         return self.exit
 
 
-def when_down(runtime: Path, state: Path) -> Silence:
+def when_down(places: Places) -> Silence:
     """What is known where nothing listens at the socket."""
+    state, unit = places.state, places.unit
     held, newer = _holder(state), _newer(state)
     if held:
-        gone, hint = f"autoperfd ({held}) is starting or ending just now and does not answer yet", STARTS
+        gone, hint = f"autoperfd ({held}) is starting or ending just now and does not answer yet", _starts(unit)
     elif newer:
         gone, hint = "autoperfd is not running", newer
     else:
-        gone, hint = "autoperfd is not running", START
-    return _silence(state, gone, hint, f"nothing answers at {runtime}/control.sock", NOT_RUNNING)
+        gone, hint = "autoperfd is not running", how_to_start(unit)
+    return _silence(state, gone, hint, f"nothing answers at {places.runtime}/control.sock", NOT_RUNNING)
 
 
-def when_hung(runtime: Path, state: Path) -> Silence:
+def when_hung(places: Places) -> Silence:
     """What is known where the daemon listens, but does not answer."""
+    state, unit = places.state, places.unit
     held = _holder(state)
+    hint = f"systemd restarts it when it stays silent for 30 s. Else: `sudo systemctl restart {unit}`. No test is lost."
     gone = f"autoperfd{f' ({held})' if held else ''} does not answer in time"
-    return _silence(state, gone, HANGS, f"it listens at {runtime}/control.sock", 1)
+    return _silence(state, gone, hint, f"it listens at {places.runtime}/control.sock", 1)
+
+
+def _starts(unit: str) -> str:
+    return f"Ask again in a few seconds. What it is at: `journalctl -u {unit} -e`."
 
 
 def _silence(state: Path, gone: str, hint: str, where: str, status: int) -> Silence:

@@ -35,14 +35,17 @@ def _quick_status(words: list[str]) -> int | None:
         return None
     from autoperfd.ctl import client, terminal
 
+    given, instance = os.environ.get("AUTOPERF_RUNTIME_DIR"), os.environ.get("AUTOPERF_INSTANCE")
+    if instance and not given:  # its name is to be looked at first
+        return None
     try:
-        reply = client.ask(os.environ.get("AUTOPERF_RUNTIME_DIR") or RUNTIME, "status", terminal.wide())
+        reply = client.ask(given or RUNTIME, "status", terminal.wide())
     except TimeoutError:  # once is enough to wait
         from autoperfd.ctl import down
         from autoperfd.ctl.places import places
 
         where = places(None, None)
-        return down.when_hung(where.runtime, where.state).tell(as_json=len(words) == 2)
+        return down.when_hung(where).tell(as_json=len(words) == 2)
     except (OSError, ValueError):  # the long way finds out more: another place, or what is remembered
         return None
     return terminal.print_reply(reply, as_json=len(words) == 2)

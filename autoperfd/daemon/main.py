@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import autoperfd
+from autoperfd.core import instance as instances
 from autoperfd.core.config import Experiment
 from autoperfd.core.plan import Machine
-from autoperfd.core.settings import DaemonSettings, read_settings
+from autoperfd.core.settings import DaemonSettings, default_settings, read_settings
 from autoperfd.daemon import behind, commands, condition, copies, files, logs, notify, place, refuge, views
 from autoperfd.daemon.control import Ask, Control, Reply, Who, asker
 from autoperfd.daemon.digest import Digest
@@ -100,14 +101,14 @@ def main(argv: list[str] | None = None) -> int:
         description="Runs performance experiments on lab machines. Started by systemd; see autoperfctl.",
         epilog="Example: autoperfd --config /etc/autoperf/autoperfd.toml",
     )
-    parser.add_argument("--config", type=Path, default=CONFIG, help=f"the daemon's settings (default {CONFIG})")
+    parser.add_argument("--config", type=Path, help=f"the daemon's settings (default {CONFIG})")
     parser.add_argument("--version", action="version", version=f"autoperfd {autoperfd.__version__}")
     args = parser.parse_args(argv)
     written = logs.to_stderr()
     systemd = notify.Systemd()
     marker: Path | None = None
     try:
-        settings = _settings(args.config)
+        settings = _settings(args.config, instances.checked(os.environ.get(instances.ENVIRONMENT, "")))
         marker = settings.state / "crashed"
         return Daemon(settings, marker, systemd, signals, written).run()
     except AlreadyRunning as error:
@@ -380,8 +381,9 @@ class Daemon:
             home=home,
             ping=s.ping,
             guards=s.guards,
+            instance=s.instance,
         )
-        ring = KeyRing(Path(credentials) if credentials else None, home)
+        ring = KeyRing(Path(credentials) if credentials else None, home, s.instance)
 
         def key_problem(machine: Machine) -> str:
             try:
@@ -598,16 +600,17 @@ def _home(state: Path) -> Path:
         return state
 
 
-def _settings(path: Path) -> DaemonSettings:
+def _settings(given: Path | None, instance: str) -> DaemonSettings:
+    path = given or instances.place(CONFIG, instance)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        if path == CONFIG:
-            return DaemonSettings()
+        if given is None:
+            return default_settings(instance)
         raise StoreError(f"there are no settings at {path}", hint="Name the file with --config") from None
     except OSError as error:
         raise StoreError(f"the settings {path} cannot be read: {error.strerror}") from error
-    return read_settings(data, str(path))
+    return read_settings(data, str(path), instance)
 
 
 def _credential(name: str) -> str:

@@ -774,7 +774,7 @@ def take_lock(folder: Path) -> int:
         except BlockingIOError as error:
             raise AlreadyRunning(
                 f"another autoperfd ({holder or 'an unknown process'}) holds {folder}",
-                hint="Stop it first: systemctl stop autoperfd",
+                hint="Stop it first: systemctl stop autoperfd, or autoperfd@NAME",
             ) from error
         if holder and not holder.endswith(f" {_computer()}") and place.file_system(folder) in place.SHARED:
             raise AlreadyRunning(

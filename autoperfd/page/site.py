@@ -95,7 +95,7 @@ def _errors(site: Flask) -> None:
                 "this page is not called by that name",
                 "Use http://localhost, or add the name to [page] hosts in autoperfd.toml",
             ),
-            500: ("the page made a mistake; the daemon goes on", "The log has more: journalctl -u autoperfd"),
+            500: ("the page made a mistake; the daemon goes on", "The log has more: journalctl -u 'autoperfd*'"),
         }
         return tell(status, *words.get(status, (error.name, "")))
 

@@ -41,10 +41,11 @@ class Fleet:
         home: Path,
         ping: str = "icmp",
         guards: Guards = UNGUARDED,
+        instance: str = "",
     ) -> None:
         """`installation`: 16 hex digits; `credentials`: $CREDENTIALS_DIRECTORY; `home`: what "~" of a key
         means; `ping`: "icmp", "tcp" or "auto" (ICMP, by TCP connect where ICMP is forbidden); `guards`: a machine that
-        would make every attempt invalid is refused in validation."""
+        would make every attempt invalid is refused in validation; `instance`: which of several daemons this is."""
         # It logs every refused connection with a traceback; errors here carry what matters.
         logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
         self._installation = installation
@@ -52,7 +53,7 @@ class Fleet:
         self._timing = timing
         self._ping = ping
         self._guards = guards
-        self._ring = keys.KeyRing(credentials, home)
+        self._ring = keys.KeyRing(credentials, home, instance)
         self._lock = threading.Lock()
         self._links: dict[_Key, Link] = {}
         self._known: dict[_Key, probe.Known] = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import paramiko
 
+from autoperfd.core.instance import place, unit
 from autoperfd.errors import MachineImpossible
 
 HOST_KEY_TYPES = (
@@ -29,8 +30,10 @@ class KeyRing:
     A credential is one file (`LoadCredential=NAME:…`) or one of the folder `LoadCredential=keys:/etc/autoperf/keys`.
     """
 
-    def __init__(self, credentials: Path | None, home: Path) -> None:
+    def __init__(self, credentials: Path | None, home: Path, instance: str = "") -> None:
         self._credentials = credentials
+        self._folder = place(Path("/etc/autoperf/keys"), instance)
+        self._unit = unit(instance)
         self._home = home
         self._lock = threading.Lock()
         self._keys: dict[str, paramiko.PKey] = {}
@@ -49,7 +52,7 @@ class KeyRing:
 
     def _read(self, machine: str, path: str) -> paramiko.PKey:
         file = self._home / path.removeprefix("~/") if path.startswith("~/") else Path(path)
-        drop_in = f"systemctl edit autoperfd, with: [Service] LoadCredential={file.name}:{file}"
+        drop_in = f"systemctl edit {self._unit}, with: [Service] LoadCredential={file.name}:{file}"
         given: list[Path] = []
         if self._credentials:
             given = [self._credentials / name for name in (file.name, f"{KEY_FOLDER}_{file.name}")]
@@ -60,7 +63,7 @@ class KeyRing:
         except OSError as error:
             reason, hint = (
                 error.strerror or str(error),
-                f"Let the daemon have it: put a copy into /etc/autoperf/keys, or {drop_in}; then restart autoperfd",
+                f"Let the daemon have it: put a copy into {self._folder}, or {drop_in}; then restart {self._unit}",
             )
         except (paramiko.SSHException, ValueError) as error:
             reason, hint = f"it is not a private key ({error})", f"Name another file, or {drop_in}"

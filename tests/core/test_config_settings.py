@@ -44,7 +44,7 @@ def test_the_lines_that_are_commented_out_are_the_defaults() -> None:
 
 def test_every_row_has_its_field() -> None:
     rows = sum(len(rows) for name, (_, rows) in TABLES.items() if name != "guards")
-    assert rows + 2 == len(fields(DaemonSettings))  # the guards and the power switches are one field each
+    assert rows + 3 == len(fields(DaemonSettings))  # guards and power switches are one field each; and the instance
     assert [row.key for row in TABLES["guards"][1]] == [field.name for field in fields(Guards)]
 
 

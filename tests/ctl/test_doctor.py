@@ -33,6 +33,7 @@ def well(lab: Path, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "MOUNTS", lab / "mounts")
     monkeypatch.setattr(doctor, "KEYS", lab / "keys")
     monkeypatch.setattr(doctor, "SYNCHRONIZED", (lab / "synchronized",))
+    monkeypatch.setattr(doctor, "CONTAINER", lab / "container")
     settings = lab / "autoperfd.toml"
     settings.write_text(settings.read_text() + "[results]\ndisk_reserve_mb = 1\n")
     daemon.replies["status"] = status()
@@ -65,6 +66,31 @@ def run(lab: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int
     out, err = capsys.readouterr()
     assert err == ""
     return code, out
+
+
+def test_daemons_of_one_computer_have_domains_of_their_own(
+    lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "CONFIG", lab / "etc" / "autoperf" / "autoperfd.toml")
+    other = lab / "etc" / "autoperf@north" / "autoperfd.toml"
+    other.parent.mkdir(parents=True)
+    for domains, state in (
+        ("first = 150", "state"),
+        ("first = 201\nlast = 220", "state"),
+        ("first = 150", "never started"),
+    ):
+        other.write_text(f'[paths]\nstate = "{lab}/{state}"\n[domains]\n{domains}\n')
+        code, out = run(lab, capsys)
+        overlaps = domains == "first = 150" and state == "state"
+        assert ("!   domains: autoperfd@north may use DDS domains 150 to 200, as this one may" in out) == overlaps, out
+        assert code == overlaps
+
+
+def test_a_container_has_no_clock_of_its_own(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (lab / "container").touch()
+    (lab / "synchronized").unlink()
+    code, out = run(lab, capsys)
+    assert code == 0 and "?   clock: this is a container, whose host keeps the clock" in out
 
 
 def test_all_is_well(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:

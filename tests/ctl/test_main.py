@@ -99,6 +99,21 @@ def test_the_socket_is_found_through_the_settings(
     assert capsys.readouterr().out == "status done\n" * 2
 
 
+def test_one_of_several_daemons_is_meant(
+    lab: Path, daemon: Daemon, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AUTOPERF_RUNTIME_DIR")
+    assert main(["status", "--instance", "nobody-has-this"]) == 3
+    assert "systemctl start autoperfd@nobody-has-this`" in capsys.readouterr().err
+    monkeypatch.setenv("AUTOPERF_INSTANCE", "nobody-has-this")
+    assert main(["status"]) == 3  # not of the first daemon, which the short way would ask
+    assert "/run/autoperf@nobody-has-this/control.sock" in capsys.readouterr().err
+    assert main(["status", "--instance", "x", "--config", str(lab / "autoperfd.toml")]) == 0
+    monkeypatch.setenv("AUTOPERF_INSTANCE", "../etc")
+    assert main(["list"]) == 1
+    assert "'../etc' is not the name of an instance" in capsys.readouterr().err
+
+
 def test_settings_that_are_wrong_are_said(lab: Path, capsys: Capture) -> None:
     (lab / "bad.toml").write_text("[paths]\nstatee = 3\n")
     assert main(["list", "--config", "bad.toml"]) == 1

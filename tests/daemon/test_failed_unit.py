@@ -16,18 +16,28 @@ from autoperfd.lab.recorder import Recorder
 PROGRAM = Path(__file__).parents[2] / "systemd" / "autoperfd-failed"
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+
+
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Loaded, with settings of its own, and without pauses."""
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    module = loaded()
+    module.SETTINGS = tmp_path / "autoperfd.toml"
+    module.PAUSE_SECS = 0.0
+    return module
+
+
+def loaded() -> Any:
+    """The program as a module."""
     loader = importlib.machinery.SourceFileLoader("autoperfd_failed", str(PROGRAM))
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
     module: Any = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
-    module.SETTINGS = tmp_path / "autoperfd.toml"
-    module.PAUSE_SECS = 0.0
     return module
 
 
@@ -81,3 +91,12 @@ def test_an_error_of_the_receiver(program: Any, receiver: Recorder, capsys: pyte
     assert program.main() == 1
     assert len(receiver.requests) == program.TRIES
     assert capsys.readouterr().err.endswith("nobody could be told: it answered HTTP 403\n")
+
+
+def test_one_of_several_daemons_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (loaded().UNIT, str(loaded().SETTINGS)) == ("autoperfd", "/etc/autoperf/autoperfd.toml")
+    monkeypatch.setenv("AUTOPERF_INSTANCE", "north")
+    program = loaded()
+    assert str(program.SETTINGS) == "/etc/autoperf@north/autoperfd.toml"
+    body = json.loads(program.message("generic", "")[1])
+    assert body["sentence"].startswith("autoperfd@north failed") and "journalctl -u autoperfd@north" in body["todo"]

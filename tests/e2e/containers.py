@@ -54,45 +54,45 @@ QUICK_RESTARTS = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=100ms\n
 
 
 class InstalledDaemon(Daemon):
-    """autoperfd as `make install` left it in the lab's controller."""
+    """autoperfd as it was installed in the lab's controller; `instance`: one of several, autoperfd@instance."""
 
-    def __init__(self, lab: ContainerLab) -> None:
+    def __init__(self, lab: ContainerLab, instance: str = "") -> None:
         self.lab = lab
         self.controller = lab.controller
+        self.instance, at = instance, f"@{instance}" if instance else ""
+        self.unit, self.folder = f"autoperfd{at}", f"autoperf{at}"
         self._host_pid = 0
         self._look()
 
     def _look(self) -> None:
         """Find the controller's files; again after it was rebooted."""
         root = root_of(self.controller)
-        self.state, self.runtime = root / "var/lib/autoperf", root / "run/autoperf"
+        self.state, self.runtime = root / "var/lib" / self.folder, root / "run" / self.folder
 
     # ------------------------------------------------------------ what an administrator does
 
     def start(self, **tables: Mapping[str, Any]) -> None:
         """Hand over the SSH key and the settings (a keyword each table, over the lab's speeds) and start it."""
         key = self.lab.machines[0].key_path.read_bytes()
-        self.lab.copy_to("controller", f"/etc/autoperf/keys/{Path(KEY).name}", key, 0o600)
+        self.lab.copy_to("controller", f"/etc/{self.folder}/keys/{Path(KEY).name}", key, 0o600)
         lines = []
         for name in sorted({*SPEEDS, *tables}):
             values = {**SPEEDS.get(name, {}), **tables.get(name, {})}
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
-        self.lab.copy_to("controller", "/etc/autoperf/autoperfd.toml", "\n".join([*lines, ""]))
+        self.lab.copy_to("controller", f"/etc/{self.folder}/autoperfd.toml", "\n".join([*lines, ""]))
         self.systemctl("start")
 
     def systemctl(self, verb: str) -> None:
-        """`systemctl VERB autoperfd`, which must succeed."""
-        self.controller.run(["systemctl", verb, "autoperfd"], timeout=60, check=True)
+        """`systemctl VERB` of its unit, which must succeed."""
+        self.controller.run(["systemctl", verb, self.unit], timeout=60, check=True)
 
     def property(self, name: str) -> str:
         """One property of the unit."""
-        return self.controller.run(
-            ["systemctl", "show", "--value", f"-p{name}", "autoperfd"], check=True
-        ).stdout.strip()
+        return self.controller.run(["systemctl", "show", "--value", f"-p{name}", self.unit], check=True).stdout.strip()
 
     def drop_in(self, text: str) -> None:
         """Give the unit a drop-in."""
-        self.lab.copy_to("controller", "/etc/systemd/system/autoperfd.service.d/test.conf", text)
+        self.lab.copy_to("controller", f"/etc/systemd/system/{self.unit}.service.d/test.conf", text)
         self.controller.run("systemctl daemon-reload", check=True)
 
     def user(self, name: str, *groups: str) -> None:
@@ -109,7 +109,8 @@ class InstalledDaemon(Daemon):
 
     def ctl(self, *words: str, user: str = "root") -> subprocess.CompletedProcess[str]:
         """`autoperfctl WORDS` on the controller."""
-        return self.controller.run(["autoperfctl", *words], user=user, timeout=60)
+        which = ["--instance", self.instance] if self.instance else []
+        return self.controller.run(["autoperfctl", *which, *words], user=user, timeout=60)
 
     def trust(self, *texts: str) -> None:
         """`autoperfctl trust` for the machines of experiment files."""
@@ -120,7 +121,7 @@ class InstalledDaemon(Daemon):
 
     def drop(self, name: str, text: str) -> None:
         """Copy an experiment file into the queue."""
-        self.lab.copy_to("controller", f"/etc/autoperf/queue/{name}", text)
+        self.lab.copy_to("controller", f"/etc/{self.folder}/queue/{name}", text)
 
     def run(self, *texts: str) -> None:
         """Trust the machines of experiment files and drop the files."""
@@ -133,13 +134,15 @@ class InstalledDaemon(Daemon):
     def text(self) -> str:
         """The end of what it logged, and what its unit looks like."""
         with contextlib.suppress(AutoperfError):
-            script = "systemctl status autoperfd -n0; journalctl -u autoperfd -o short-precise --no-pager | tail -n 60"
+            script = (
+                f"systemctl status {self.unit} -n0; journalctl -u {self.unit} -o short-precise --no-pager | tail -n 60"
+            )
             return self.controller.run(script).stdout
         return "the controller is down"
 
     def log(self) -> str:
         """All that it logged."""
-        return self.controller.run("journalctl -u autoperfd -o cat --no-pager", check=True).stdout
+        return self.controller.run(f"journalctl -u {self.unit} -o cat --no-pager", check=True).stdout
 
     def answers(self) -> bool:
         """Whether it answers at its socket."""
