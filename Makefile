@@ -10,6 +10,7 @@
 # make mutants  a table of deliberate bugs and of the layers of tests that catch each
 # make proof    how much damage to result files the verdict sees, by kind, beside a naive rule
 # make install  for systemd; DESTDIR and PREFIX as usual, EXTRAS="report parquet"; make uninstall leaves data alone
+# make deb      a Debian package in dist/, with EXTRAS="report page"; REVISION=2 for another of the same version
 # make help     these lines
 
 PYTHON ?= python3
@@ -24,11 +25,12 @@ EXTRAS ?=
 SYSTEM_PYTHON ?= /usr/bin/python3
 LIB = $(PREFIX)/lib/autoperfd
 TARGET = $(DESTDIR)$(PREFIX)
+UNITS = autoperfd.service autoperfd@.service autoperfd-failed.service autoperfd-failed@.service autoperfd-places@.service
 PIP = -m pip install --quiet --disable-pip-version-check --use-pep517
 PIP_INSTALL = $(DESTDIR)$(LIB)/bin/python $(PIP) --no-compile
 
 LOOPBACK = sshd:openssh-server ssh-keygen:openssh-client
-CONTAINER = systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables git:git strace:strace
+CONTAINER = dh:debhelper systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables git:git strace:strace
 DISKS = mkfs.ext4:e2fsprogs mount:mount
 DDSPERF = ddsperf:cyclonedds-tools
 BROWSER = chromium:chromium
@@ -118,7 +120,8 @@ faults: venv
 rules: venv
 	@$(BIN)/python -m tests.tools.rule_table
 
-# docs/COMMANDS.md, docs/SETTINGS.md, docs/EXPERIMENTS.md, man/ and completion/, from the tables the code runs on.
+# docs/COMMANDS.md, docs/SETTINGS.md, docs/EXPERIMENTS.md, man/, completion/ and systemd/*@.service, from what the code
+# runs on.
 manual: venv
 	@$(BIN)/python .ci/manual
 
@@ -154,17 +157,22 @@ install: install-venv
 	@set -e; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
 	cp -R autoperfd pyproject.toml README.md LICENSE "$$copy"; \
 	$(PIP_INSTALL) --no-deps --force-reinstall "$$copy"
-	@$(DESTDIR)$(LIB)/bin/python -m compileall -q $(if $(DESTDIR),-s $(DESTDIR) -p /) $(DESTDIR)$(LIB)/lib
+	@$(DESTDIR)$(LIB)/bin/python -m compileall -q $(COMPILE) $(if $(DESTDIR),-s $(DESTDIR) -p /) $(DESTDIR)$(LIB)/lib
 	@$(if $(DESTDIR),grep -rlIZF '$(DESTDIR)' $(DESTDIR)$(LIB)/bin $(DESTDIR)$(LIB)/pyvenv.cfg | xargs -0r sed -i 's|$(DESTDIR)||g')
 	install -d $(TARGET)/bin $(TARGET)/lib/systemd/system $(TARGET)/share/doc/autoperfd/examples
 	ln -sf $(LIB)/bin/autoperfd $(LIB)/bin/autoperfctl $(TARGET)/bin/
-	sed 's|/usr/|$(PREFIX)/|; s|^ExecPaths=|&$(filter-out /usr,$(PREFIX)) |' systemd/autoperfd.service >$(TARGET)/lib/systemd/system/autoperfd.service
-	sed 's|/usr/|$(PREFIX)/|' systemd/autoperfd-failed.service >$(TARGET)/lib/systemd/system/autoperfd-failed.service
+	for unit in $(UNITS); do \
+	    sed 's|/usr/|$(PREFIX)/|; s|^ExecPaths=|&$(filter-out /usr,$(PREFIX)) |' systemd/$$unit >$(TARGET)/lib/systemd/system/$$unit; \
+	done
 	install -m 755 systemd/autoperfd-failed $(DESTDIR)$(LIB)/autoperfd-failed
+	sed 's|/usr/lib|$(PREFIX)/lib|' systemd/autoperfd-places >$(DESTDIR)$(LIB)/autoperfd-places
+	chmod 755 $(DESTDIR)$(LIB)/autoperfd-places
 	install -D -m 644 systemd/autoperfd.sysusers.conf $(TARGET)/lib/sysusers.d/autoperfd.conf
 	install -D -m 644 systemd/autoperfd.tmpfiles.conf $(TARGET)/lib/tmpfiles.d/autoperfd.conf
 	install -D -m 644 systemd/autoperfd.sysctl.conf $(TARGET)/lib/sysctl.d/60-autoperfd.conf
-	install -m 644 README.md CHANGELOG.md LICENSE $(TARGET)/share/doc/autoperfd
+	install -m 644 README.md CHANGELOG.md FAULTS.md LICENSE $(TARGET)/share/doc/autoperfd
+	install -d $(TARGET)/share/doc/autoperfd/docs
+	install -m 644 docs/*.md $(TARGET)/share/doc/autoperfd/docs
 	install -m 644 etc/queue-examples/*.toml $(TARGET)/share/doc/autoperfd/examples
 	install -D -m 644 completion/autoperfctl.bash $(TARGET)/share/bash-completion/completions/autoperfctl
 	install -D -m 644 completion/_autoperfctl $(TARGET)/share/zsh/vendor-completions/_autoperfctl
@@ -190,11 +198,16 @@ settle:
 	    else echo "installed; now: systemctl enable --now autoperfd"; fi; \
 	fi
 
+REVISION ?= 1
+deb:
+	@PYTHON=$(SYSTEM_PYTHON) .ci/need dh:debhelper module.ensurepip:python3-venv
+	.ci/deb dist $(REVISION) $(if $(filter file,$(origin EXTRAS)),report page,$(EXTRAS))
+
 uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl --quiet disable --now autoperfd || true; fi
 	rm -rf $(DESTDIR)$(LIB) $(TARGET)/share/doc/autoperfd
 	rm -f $(TARGET)/bin/autoperfd $(TARGET)/bin/autoperfctl
-	rm -f $(TARGET)/lib/systemd/system/autoperfd.service $(TARGET)/lib/systemd/system/autoperfd-failed.service
+	rm -f $(addprefix $(TARGET)/lib/systemd/system/,$(UNITS))
 	rm -f $(TARGET)/lib/sysusers.d/autoperfd.conf $(TARGET)/lib/tmpfiles.d/autoperfd.conf
 	rm -f $(TARGET)/lib/sysctl.d/60-autoperfd.conf
 	rm -f $(TARGET)/share/bash-completion/completions/autoperfctl $(TARGET)/share/zsh/vendor-completions/_autoperfctl
@@ -203,4 +216,4 @@ uninstall:
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "left alone: $(DESTDIR)/etc/autoperf, $(DESTDIR)/var/lib/autoperf and the user autoperf"
 
-.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench proof rules manual pages diagram faults repeat clean install-venv install settle uninstall
+.PHONY: help venv lint check test soak soak-sim soak-syscalls recovery mutants demo bench proof rules manual pages diagram faults repeat clean install-venv install settle deb uninstall

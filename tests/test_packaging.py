@@ -72,6 +72,29 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     assert (said.returncode, said.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("name", ["autoperfd", "autoperfd-failed", "autoperfd-places"])
+def test_systemd_understands_the_units_of_one_more_daemon(name: str, tmp_path: Path) -> None:
+    analyze = needed("systemd-analyze", "systemd")
+    for unit_file in (ROOT / "systemd").glob("*@.service"):
+        text = re.sub(r"(ExecStart=)/usr\S+", r"\1/bin/true", unit_file.read_text(encoding="utf-8"))
+        (tmp_path / unit_file.name).write_text(text, encoding="utf-8")
+    said = run(analyze, "verify", "--man=no", tmp_path / f"{name}@north.service", SYSTEMD_UNIT_PATH=f"{tmp_path}:")
+    assert (said.returncode, said.stderr) == (0, "")
+
+
+def test_one_more_daemon_has_places_of_its_own() -> None:
+    text = (ROOT / "systemd" / "autoperfd@.service").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if "autoperf" in line and line[:5] not in ("User=", "Group")]
+    shared = [line for line in lines if not re.search(r"autoperf(d|d-failed|d-places)?@(%i|NAME)", line)]
+    assert [line for line in shared if not line.startswith(("#", "Exec", "Description=", "Documentation="))] == []
+    assert "Environment=AUTOPERF_INSTANCE=%i" in text
+
+
+def test_a_name_that_is_no_path_makes_no_folder() -> None:
+    said = run(ROOT / "systemd" / "autoperfd-places", "a/../b")
+    assert (said.returncode, said.stderr.count("\n")) == (2, 1)
+
+
 def test_the_unit_keeps_what_the_daemon_relies_on() -> None:
     found = unit()
     assert found["Type"] == ["notify"] and found["NotifyAccess"] == ["main"] and found["WatchdogSec"] == ["30"]

@@ -194,7 +194,11 @@ class ContainerLab:
 
     def install_controller(self, project: Path, commands: Sequence[str] = ("make install",)) -> None:
         """Has `project` installed on the controller by `commands`; a running one is replaced by a new one."""
-        self.controller_layers = image.controller_layers(project, commands)
+        self.use_controller(image.controller_layers(project, commands))
+
+    def use_controller(self, layers: list[Path]) -> None:
+        """Has the controller's disk made of other layers over the base; a running one is replaced by a new one."""
+        self.controller_layers = layers
         if self.with_controller and self.machines:
             running = self.controller.first.pid()
             self._end([self.controller])
