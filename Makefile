@@ -170,9 +170,11 @@ install: install-venv
 	install -D -m 644 systemd/autoperfd.sysusers.conf $(TARGET)/lib/sysusers.d/autoperfd.conf
 	install -D -m 644 systemd/autoperfd.tmpfiles.conf $(TARGET)/lib/tmpfiles.d/autoperfd.conf
 	install -D -m 644 systemd/autoperfd.sysctl.conf $(TARGET)/lib/sysctl.d/60-autoperfd.conf
-	install -m 644 README.md CHANGELOG.md FAULTS.md LICENSE $(TARGET)/share/doc/autoperfd
-	install -d $(TARGET)/share/doc/autoperfd/docs
+	install -m 644 README.md CHANGELOG.md ARCHITECTURE.md FAULTS.md RULES.md LICENSE $(TARGET)/share/doc/autoperfd
+	install -d $(TARGET)/share/doc/autoperfd/docs/images $(TARGET)/share/doc/autoperfd/docs/examples/iperf3
 	install -m 644 docs/*.md $(TARGET)/share/doc/autoperfd/docs
+	install -m 644 docs/images/*.png $(TARGET)/share/doc/autoperfd/docs/images
+	install -m 644 docs/examples/iperf3/*.py docs/examples/iperf3/*.toml $(TARGET)/share/doc/autoperfd/docs/examples/iperf3
 	install -m 644 etc/queue-examples/*.toml $(TARGET)/share/doc/autoperfd/examples
 	install -D -m 644 completion/autoperfctl.bash $(TARGET)/share/bash-completion/completions/autoperfctl
 	install -D -m 644 completion/_autoperfctl $(TARGET)/share/zsh/vendor-completions/_autoperfctl

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import autoperfd
+from tests import documents
 from tests.programs import needed
 
 if TYPE_CHECKING:
@@ -260,6 +261,9 @@ def test_an_installation_runs_and_has_its_place_in_the_system(installed: Path) -
     assert {path.name for path in (installed / "usr/share/man").glob("man?/*")} == {
         path.name for path in (ROOT / "man").iterdir()
     }
+    documented = installed / "usr/share/doc/autoperfd"
+    for file in documents.documents():
+        assert documents.broken(file, documents.read(file), documented) == [], "a link that leads nowhere there"
     for module, name in (("daemon", "autoperfd"), ("ctl", "autoperfctl")):
         script = f"import sys; from autoperfd.{module}.main import main; sys.exit(main(['--version']))"
         said = subprocess.run(
