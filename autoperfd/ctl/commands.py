@@ -560,7 +560,12 @@ COMMANDS: tuple[Command, ...] = (
         ("autoperfctl doctor", "autoperfctl doctor my.toml --send"),
         _doctor,
         (
-            Argument(("file",), "look at the machines of this experiment file, too", "FILE", optional=True),
+            Argument(
+                ("file",),
+                "look at the machines of this experiment file, too, and at UDP between them",
+                "FILE",
+                optional=True,
+            ),
             Argument(("--send",), "send a test message to the webhook", flag=True),
             _JSON,
         ),

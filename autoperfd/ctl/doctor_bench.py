@@ -6,7 +6,7 @@ Nothing is changed on a machine, and none that is in use is touched. One thread.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from autoperfd.ctl import check, copies
@@ -14,6 +14,8 @@ from autoperfd.ctl.finding import Finding
 from autoperfd.errors import AutoperfError
 
 MOST_SKEW_SECS = 1.0
+DDS_PORTS = "7400:65535"
+MOST_RULES = 3  # that are written out
 BOOT_BUDGET_SECS = 600.0  # how long a restart is waited for, if autoperfd.toml does not say otherwise
 _UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
@@ -25,11 +27,12 @@ def examine(text: bytes, ask: copies.Ask) -> Iterator[Finding]:
     except AutoperfError as error:
         yield Finding("machines", None, f"they cannot be looked at: {error.message}")
         return
+    addresses = {str(seen.get("machine")): str((seen.get("udp") or {}).get("address") or "") for seen in found}
     for seen in found:
-        yield from _machine(seen)
+        yield from _machine(seen, addresses)
 
 
-def _machine(seen: Mapping[str, Any]) -> Iterator[Finding]:
+def _machine(seen: Mapping[str, Any], addresses: Mapping[str, str]) -> Iterator[Finding]:
     name = str(seen.get("machine"))
     if not seen.get("well"):
         yield Finding(name, seen.get("well"), str(seen.get("sentence")), str(seen.get("hint") or ""))
@@ -39,6 +42,7 @@ def _machine(seen: Mapping[str, Any]) -> Iterator[Finding]:
     yield from ill
     if not any(finding.well is False for finding in ill):
         yield Finding(name, True, "answers pings and SSH, may restart, and the tool starts there")
+    yield from _udp(name, seen.get("udp") or {}, addresses)
 
 
 def _clock(name: str, facts: Mapping[str, str]) -> Iterator[Finding]:
@@ -70,3 +74,38 @@ def _network(name: str, seen: Mapping[str, Any]) -> Iterator[Finding]:
     if deaf:
         hint = "Look at firewalls (sudo nft list ruleset, ufw status) and networks of both; DDS needs UDP, too"
         yield Finding(name, False, f"it gets no answer to pings from {', '.join(deaf)}", hint)
+
+
+def _udp(name: str, udp: Mapping[str, Any], addresses: Mapping[str, str]) -> Iterator[Finding]:
+    """Whose datagrams arrive at its port, those to the group of DDS discovery, too. `addresses`: of all machines."""
+    if udp.get("why"):
+        yield Finding(name, None, f"whether UDP arrives there cannot be told: {udp['why']}")
+        return
+    unicast, group = (_sorted_out(udp.get(kind) or {}) for kind in ("unicast", "group"))
+    if unicast[False]:
+        sentence = f"UDP from {', '.join(unicast[False])} does not arrive at its port {udp.get('port')}"
+        yield Finding(name, False, sentence, _allow([addresses.get(other, "") for other in unicast[False]]))
+    elif unicast[True]:
+        yield Finding(name, True, f"UDP from {', '.join(unicast[True])} arrives at its port {udp.get('port')}")
+    elif unicast[None]:
+        yield Finding(name, None, f"whether UDP from {', '.join(unicast[None])} arrives there cannot be told")
+    apart = [other for other in group[False] if other in unicast[True]]
+    if apart:
+        yield Finding(
+            name,
+            False if udp.get("multicast") else None,
+            f"multicast from {', '.join(apart)} does not arrive, though other UDP does",
+            "A switch with IGMP snooping needs a querier; discovery by multicast and tests of multicast need one",
+        )
+
+
+def _sorted_out(heard: Mapping[str, bool | None]) -> dict[bool | None, list[str]]:
+    return {well: [other for other, found in heard.items() if found is well] for well in (True, False, None)}
+
+
+def _allow(addresses: Sequence[str]) -> str:
+    """How a machine lets in what DDS sends from these addresses: its ports are 7400 and more."""
+    rules = [f"sudo ufw allow proto udp from {address} to any port {DDS_PORTS}" for address in addresses]
+    if len(rules) > MOST_RULES:
+        rules = [*rules[:MOST_RULES], f"so for {len(rules) - MOST_RULES} more"]
+    return f"On it, or on a firewall between them: {'; '.join(rules)} (sudo nft list ruleset shows what else drops it)"

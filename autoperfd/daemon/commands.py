@@ -209,14 +209,19 @@ def _addresses(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
 
 
 def _in_use(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:
-    """Which experiment uses each of these machines now: args {machines: [{host, port}]}, data {users: [name or ""]}."""
+    """Which experiment uses each of these machines now: args {machines: [{host, port}]}, data {users: [name or ""]}.
+
+    And `domains`: the DDS domains of running attempts.
+    """
     users = {
         (machine.ip, machine.port): entry.row.name
         for entry in engine.entries.values()
         if entry.life.holds_machines()
         for machine in entry.life.experiment.machines
     }
-    return Reply(data={"users": [users.get((host, port), "") for host, port, _ in machines_of(args, "machines")]})
+    domains = sorted({entry.life.domain for entry in engine.entries.values() if entry.life.uid})
+    found = [users.get((host, port), "") for host, port, _ in machines_of(args, "machines")]
+    return Reply(data={"users": found, "domains": domains})
 
 
 def _pin(engine: Engine, args: Mapping[str, Any], who: Who) -> Reply:

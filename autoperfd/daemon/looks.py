@@ -6,10 +6,11 @@ All are done on the caller's thread, for the network must not hold the engine. N
 from __future__ import annotations
 
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from autoperfd.daemon.notify import Message, Outcome, Sender
 from autoperfd.daemon.parse import read_limited
 from autoperfd.daemon.pins import PinBook
 from autoperfd.errors import AutoperfError, ConfigError
+from autoperfd.remote import udp
 from autoperfd.remote.fleet import Fleet
 from autoperfd.remote.threads import HINT, NoThread, begin
 from autoperfd.tools import TOOLS
@@ -29,17 +31,23 @@ from autoperfd.tools import TOOLS
 Ask = Callable[[str, Mapping[str, Any], Who], Reply]
 MOST_LOOKED_AT = 200  # machines
 LOOK_SECS = 25.0
+PROBE_SECS = 32.0  # for all of a probe, what is between machines included; autoperfctl waits for 35
+TESTS_ASKED = 1000  # whether they use multicast
 
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """`ask`: the engine, for everything else. `power`: the names of the power switches an experiment may use."""
+    """`ask`: the engine, for everything else. `power`: the names of the power switches an experiment may use.
+
+    `domains`: the DDS domains attempts may lease.
+    """
 
     ask: Ask
     fleet: Fleet
     pins: PinBook
     power: Collection[str]
     sender: Callable[[Callable[[Message, Outcome], None]], Sender] | None  # of messages; None: there is no webhook
+    domains: range
 
     def __call__(self, command: str, args: Mapping[str, Any], who: Who) -> Reply:
         """Answer a command."""
@@ -67,10 +75,11 @@ class Looks:
         return _side_by_side(look, [{} for _ in machines], "scan")
 
     def _probe(self, args: Mapping[str, Any], who: Who) -> Reply:
-        """Validate the machines of an experiment file, and whom each one hears.
+        """Validate the machines of an experiment file, and whom each one hears, by pings and by UDP.
 
         args {text, hear}; data {machines: [{experiment, machine, well, …}]}.
         """
+        deadline = time.monotonic() + PROBE_SECS
         text = args.get("text")
         if not isinstance(text, str):
             return Reply.refused("the command needs the text of an experiment file")
@@ -103,17 +112,33 @@ class Looks:
         ]
         reply = _side_by_side(look, unseen, "probe")
         if args.get("hear") and reply.ok:
-            self._listen(wanted, reply.data["machines"])
+            free = [domain for domain in self.domains if domain not in busy.data["domains"]]
+            self._listen(wanted, reply.data["machines"], [udp.port_of(domain) for domain in free], deadline)
         return reply
 
-    def _listen(self, wanted: Sequence[tuple[Experiment, Machine]], seen: Sequence[dict[str, object]]) -> None:
-        """Add to what was seen of each fit machine whether the other fit ones of its experiment answer its pings."""
+    def _listen(
+        self,
+        wanted: Sequence[tuple[Experiment, Machine]],
+        seen: Sequence[dict[str, object]],
+        ports: Sequence[int],
+        deadline: float,
+    ) -> None:
+        """Add to what was seen of each fit machine what it hears of the other fit ones of its experiment.
+
+        `hears`: who answers its pings. `udp`: see Arrivals, and whether tests of the experiment use multicast.
+        """
         fit = {(one["experiment"], one["machine"]): one for one in seen if one["well"]}
-        for name in dict.fromkeys(experiment.name for experiment, _ in wanted):
+        experiments = {experiment.name: experiment for experiment, _ in wanted}
+        for name, experiment in experiments.items():
             machines = [machine for of, machine in wanted if of.name == name and (name, machine.name) in fit]
             if len(machines) > 1:
                 for machine, found in self.fleet.examine(machines, cancelled=threading.Event()).items():
                     fit[name, machine]["hears"] = dict(found.hears)
+                left = deadline - time.monotonic()
+                heard = self.fleet.udp(machines, ports, secs=left, cancelled=threading.Event())
+                multicast = _uses_multicast(experiment)
+                for machine, at in heard.items():
+                    fit[name, machine]["udp"] = {**asdict(at), "multicast": multicast}
 
     def _test_message(self) -> Reply:
         """Send one message now, past the outbox: data {result: "none", "sent", "failed" or "dead", why}."""
@@ -148,6 +173,13 @@ class Looks:
             return {"well": False, "sentence": error.message, "hint": error.hint}
         report = found.machines[machine.name]
         return {"well": True, "facts": dict(report.facts), "warnings": list(report.warnings)}
+
+
+def _uses_multicast(experiment: Experiment) -> bool:
+    """Whether a test of it does, as far as so many of them tell; drawn, for evenly spread ones may all be alike."""
+    sweep = experiment.sweep.seeded(experiment.seed or 0)
+    drawn = random.Random(0).sample(range(sweep.count), min(sweep.count, TESTS_ASKED))
+    return any(sweep.at(i).get("use_multicast") is True for i in drawn)
 
 
 def _side_by_side(look: Callable[[int], dict[str, object]], unseen: Sequence[dict[str, object]], name: str) -> Reply:

@@ -317,9 +317,9 @@ class Daemon:
     def _live(self, control: Control, parts: Parts) -> None:
         engine = parts.engine
         self._report = lambda message, outcome: engine.post(Delivered(message, outcome))
-        self._ask = Looks(
-            asker(engine.post), parts.fleet, engine.pins, frozenset(self.settings.power), self._another_sender
-        )
+        domains = range(self.settings.domain_first, self.settings.domain_last + 1)
+        power = frozenset(self.settings.power)
+        self._ask = Looks(asker(engine.post), parts.fleet, engine.pins, power, self._another_sender, domains)
         intake = Intake(engine, self.settings)
         engine.trouble = lambda: intake.spool.trouble
         self.signals.let(lambda: engine.post(Stop()))

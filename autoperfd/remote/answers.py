@@ -186,6 +186,23 @@ def heard(text: str, count: int) -> list[bool | None]:
     return heard
 
 
+def arrived(text: str, count: int) -> tuple[set[str], set[tuple[int, str]]]:
+    """The answer of verb udp among `count` machines: what it did ("hears group", …), and (place, kind) it heard."""
+    did: set[str] = set()
+    heard: set[tuple[int, str]] = set()
+    for line in text.splitlines():
+        word, _, rest = line.partition(" ")
+        place, _, kind = rest.partition(" ") if word == "heard" else ("0", "", rest)
+        at = _matched(_COUNT, place, int)
+        if word not in ("sends", "hears", "cannot", "heard") or kind not in ("unicast", "group") or at >= count:
+            raise ShellBroken("nonsense", line[:200])
+        if word == "heard":
+            heard.add((at, kind))
+        else:
+            did.add(line)
+    return did, heard
+
+
 def probed(text: str) -> Probed:
     """The answer of verb probe."""
     head, mark, tail = text.partition("\noutput\n")

@@ -13,11 +13,11 @@ from autoperfd.core.plan import Machine
 from autoperfd.core.settings import PowerSwitch
 from autoperfd.core.text import safe
 from autoperfd.errors import MachineAway, MachineImpossible
-from autoperfd.remote import examine, keys, probe, restart
+from autoperfd.remote import examine, keys, probe, restart, udp
 from autoperfd.remote.attempt import Attempt
 from autoperfd.remote.crew import Call, whole
 from autoperfd.remote.link import Line, Link, start_transport
-from autoperfd.remote.values import Examination, MachineReport, Order, Outcome, Pins, Timing, Validation
+from autoperfd.remote.values import Arrivals, Examination, MachineReport, Order, Outcome, Pins, Timing, Validation
 
 UNGUARDED = Guards(foreign="record", users="record", throttled="record", min_free_mb=0)
 _Key = tuple[str, int, str, str]
@@ -159,6 +159,19 @@ class Fleet:
         except MachineAway as error:
             return {machine.name: Examination(None, error.code) for machine in machines}
         return examine.all_of(lines, self._ping, cancelled)
+
+    def udp(
+        self, machines: Sequence[Machine], ports: Sequence[int], *, secs: float, cancelled: threading.Event
+    ) -> Mapping[str, Arrivals]:
+        """Whose datagrams arrive at each machine, at the first of `ports` nobody uses there, within `secs`.
+
+        Raises nothing but Cancelled. Meanwhile no attempt begins there, for it needs the same conversations.
+        """
+        try:
+            lines = self._lines(machines)
+        except MachineAway as error:
+            return {machine.name: Arrivals(why=error.message) for machine in machines}
+        return udp.between(lines, ports, secs, self._call(lines, cancelled))
 
     def attempt(
         self,

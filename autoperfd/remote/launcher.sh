@@ -370,6 +370,31 @@ hear() { # ADDRESS...: pings each once, all at the same time; an answer a line: 
   wait
 }
 
+udp() { # PYTHON PERL NONCE PORT SECS PLACE ADDRESS...: see udp_there.py; without python3 and perl it only sends
+  python=$1 perl=$2 secs=$5
+  shift 2
+  udp_by python3 -I -S -c "$python" "$@" || udp_by perl -e "$perl" "$@" || udp_by bash -c '
+    nonce=$1 port=$2 turns=$(($3 * 4)) place=$4
+    shift 4
+    while [ "$turns" -gt 0 ]; do
+      at=0
+      for address; do
+        [ "$at" = "$place" ] || printf "%s %s unicast" "$nonce" "$place" >"/dev/udp/$address/$port"
+        at=$((at + 1))
+      done
+      turns=$((turns - 1))
+      sleep 0.25 || exit 1
+    done
+    printf "sends unicast\n"' bash "$@"
+  return 0
+}
+
+udp_by() { # PROGRAM...: whether it is here and either did it or used up its time
+  command -v "$1" >/dev/null || return 1
+  timeout "$((secs + 2))" "$@" </dev/null 2>/dev/null
+  case $? in 0 | 124 | 143) ;; *) return 1 ;; esac
+}
+
 stamp() { # PATH: what differs as soon as another file stands there or something was written into it
   found=$(ls -Lldic --full-time "$1" 2>/dev/null </dev/null || ls -Lldic "$1" 2>/dev/null </dev/null)
   set -- $found
@@ -870,7 +895,7 @@ serve() {
         continue
         ;;
       state | sweep | go | await | end | boot | clock | reboot | force_reboot) out=$("$verb" $rest) ;;
-      prepare | probe | hear)
+      prepare | probe | hear | udp)
         case $size in
           -*) out=$(with_lines "${size#-}" "$verb" $rest) ;;
           *)
@@ -887,5 +912,5 @@ serve() {
 
 case ${1-serve} in
   serve) serve ;;
-  prepare | probe | hear | launch) "$@" ;;
+  prepare | probe | hear | udp | launch) "$@" ;;
 esac

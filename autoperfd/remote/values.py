@@ -126,3 +126,14 @@ class Examination:
     ssh: str  # "ok", or the code of what is wrong with it
     boot_id: str = ""  # "" when not known
     hears: Mapping[str, bool | None] = field(default_factory=dict)  # other machine -> answers this one's ping
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Which machines' datagrams arrive at one machine. None: that cannot be told."""
+
+    address: str = ""  # its own, in numbers; "" when there is none
+    port: int = 0
+    unicast: Mapping[str, bool | None] = field(default_factory=dict)  # other machine -> whether its datagrams arrive
+    group: Mapping[str, bool | None] = field(default_factory=dict)  # … those to the group of DDS discovery
+    why: str = ""  # why nothing can be told of this one, as a clause

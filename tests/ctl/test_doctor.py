@@ -280,6 +280,61 @@ def test_machines_of_a_file(
     assert daemon.asked[-1][1]["hear"] is True
 
 
+ALLOW = "sudo ufw allow proto udp from 10.0.0.{} to any port 7400:65535"
+
+
+@pytest.mark.parametrize(
+    ("udp", "told"),
+    [
+        ({"unicast": {"p2": True, "p3": True}, "group": {"p2": True, "p3": True}}, "ok p1: UDP from p2, p3 arrives at"),
+        ({"unicast": {"p2": False, "p3": False}, "group": {"p2": False}}, "! p1: UDP from p2, p3 does not arrive at"),
+        ({"unicast": {"p2": False, "p3": True}}, "! p1: UDP from p2 does not arrive at its port 7660"),
+        ({"unicast": {"p2": None, "p3": True}}, "ok p1: UDP from p3 arrives at its port 7660"),
+        ({"unicast": {"p2": None}}, "? p1: whether UDP from p2 arrives there cannot be told"),
+        ({"why": "it has no python3"}, "? p1: whether UDP arrives there cannot be told: it has no python3"),
+    ],
+)
+def test_udp_between_the_machines_of_a_file(
+    udp: dict[str, Any], told: str, lab: Path, daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = heard(udp, lab, daemon, capsys)
+    assert found[0]["well"] is True and len(found) == 2, found
+    assert said(found[1]).startswith(told) and code == (found[1]["well"] is False)
+    if code:
+        assert found[1]["hint"].count(ALLOW.format(2)) == 1
+        assert (ALLOW.format(3) in found[1]["hint"]) == (udp["unicast"]["p3"] is False)
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_multicast_alone_that_does_not_arrive(
+    used: bool, lab: Path, daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    udp = {"unicast": {"p2": True, "p3": True}, "group": {"p2": False, "p3": None}, "multicast": used}
+    code, (_, unicast, group) = heard(udp, lab, daemon, capsys)
+    assert unicast["well"] is True and code == used
+    assert said(group) == ("! " if used else "? ") + "p1: multicast from p2 does not arrive, though other UDP does"
+    assert "IGMP snooping needs a querier" in group["hint"]
+
+
+def heard(
+    udp: dict[str, Any], lab: Path, daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, list[dict[str, Any]]]:
+    """Exit status and what is found of p1, where that is seen of its UDP."""
+    others = [
+        {"experiment": "PCG #1", "machine": f"p{at}", "well": None, "sentence": "", "udp": {"address": f"10.0.0.{at}"}}
+        for at in (2, 3)
+    ]
+    one = {"experiment": "PCG #1", "machine": "p1", "well": True, "facts": FIT, "udp": {"port": 7660, **udp}}
+    daemon.replies["probe"] = Reply(data={"machines": [one, *others]})
+    code, out = run(lab, capsys, "good.toml", "--json")
+    return code, [found for found in json.loads(out) if found["subject"] == "p1"]
+
+
+def said(found: dict[str, Any]) -> str:
+    mark = {True: "ok", False: "!", None: "?"}[found["well"]]
+    return f"{mark} {found['subject']}: {found['sentence']}"
+
+
 def test_a_file_that_is_none(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "absent.toml", "--config", str(lab / "autoperfd.toml")]) == 1
     assert "cannot read absent.toml" in capsys.readouterr().err

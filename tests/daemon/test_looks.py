@@ -16,10 +16,11 @@ from autoperfd.daemon.notify import Message, Outcome, Sender
 from autoperfd.daemon.pins import PinBook
 from autoperfd.errors import MachineAway
 from autoperfd.remote.fleet import Fleet
-from autoperfd.remote.values import Examination, MachineReport, Validation
+from autoperfd.remote.values import Arrivals, Examination, MachineReport, Validation
 from tests.daemon.support import toml
 
 US = Who(0, 0, 1, "ann")
+DOMAINS = range(5, 8)
 
 
 class FakeFleet:
@@ -44,6 +45,18 @@ class FakeFleet:
             name: Examination(True, "ok", hears={other: True for other in names if other != name}) for name in names
         }
 
+    def udp(
+        self, machines: Sequence[Machine], ports: Sequence[int], *, secs: float, **_: Any
+    ) -> Mapping[str, Arrivals]:
+        """Nobody's datagrams arrive."""
+        self.ports = list(ports)
+        assert 0 < secs <= looks.PROBE_SECS
+        names = [machine.name for machine in machines]
+        silent: dict[str, dict[str, bool | None]] = {
+            name: {other: False for other in names if other != name} for name in names
+        }
+        return {name: Arrivals("10.0.0.9", ports[0], silent[name], silent[name]) for name in names}
+
 
 @pytest.fixture
 def fleet() -> FakeFleet:
@@ -62,9 +75,9 @@ def looked(fleet: FakeFleet, users: Sequence[str] = ("", ""), **args: object) ->
 
     def engine(command: str, given: Mapping[str, Any], who: Who) -> Reply:
         assert command == "in_use" and len(given["machines"]) == 2
-        return Reply(data={"users": list(users)})
+        return Reply(data={"users": list(users), "domains": [5]})
 
-    made = Looks(engine, cast(Fleet, fleet), cast(PinBook, None), (), None)
+    made = Looks(engine, cast(Fleet, fleet), cast(PinBook, None), (), None, DOMAINS)
     reply = made("probe", {"text": toml("A"), **args}, US)
     assert reply.ok, reply
     return cast(list[dict[str, Any]], reply.data["machines"])
@@ -74,6 +87,24 @@ def test_fit_machines(fleet: FakeFleet) -> None:
     one, two = looked(fleet, hear=True)
     assert (one["machine"], one["well"], one["facts"], one["hears"]) == ("p1", True, {"kernel": "6.1"}, {"p2": True})
     assert two["hears"] == {"p1": True} and "hears" not in looked(fleet)[0]
+
+
+def test_whose_datagrams_arrive_at_a_port_of_a_domain_no_attempt_has(fleet: FakeFleet) -> None:
+    one, two = looked(fleet, hear=True)
+    assert fleet.ports == [7400 + 250 * 6 + 10, 7400 + 250 * 7 + 10]
+    silent = {"address": "10.0.0.9", "port": 8910, "why": "", "multicast": False}
+    assert one["udp"] == {**silent, "unicast": {"p2": False}, "group": {"p2": False}}
+    assert two["udp"]["unicast"] == {"p1": False} and "udp" not in looked(fleet)[0]
+
+
+def test_whether_tests_use_multicast_is_told(fleet: FakeFleet) -> None:
+    def with_multicast(command: str, given: Mapping[str, Any], who: Who) -> Reply:
+        return Reply(data={"users": ["", ""], "domains": []})
+
+    text = toml("A").replace("use_multicast = [false]", "use_multicast = [false, true]")
+    made = Looks(with_multicast, cast(Fleet, fleet), cast(PinBook, None), (), None, DOMAINS)
+    reply = made("probe", {"text": text, "hear": True}, US)
+    assert [one["udp"]["multicast"] for one in reply.data["machines"]] == [True, True], reply
 
 
 def test_a_machine_that_is_ill(fleet: FakeFleet) -> None:
@@ -103,7 +134,7 @@ def test_a_machine_in_use_is_left_alone(fleet: FakeFleet) -> None:
 
 
 def test_what_is_no_experiment_file_is_refused(fleet: FakeFleet) -> None:
-    made = Looks(lambda *_: Reply(), cast(Fleet, fleet), cast(PinBook, None), (), None)
+    made = Looks(lambda *_: Reply(), cast(Fleet, fleet), cast(PinBook, None), (), None, DOMAINS)
     assert not made("probe", {"text": "x ="}, US).ok and not made("probe", {}, US).ok
     assert made("status", {}, US).ok and fleet.validated == []
 
@@ -138,7 +169,7 @@ def test_a_test_message(
     def sender(told: Callable[[Message, Outcome], None]) -> Sender:
         return cast(Sender, FakeSender(told, outcome))
 
-    made = Looks(lambda *_: Reply(), cast(Fleet, fleet), cast(PinBook, None), (), sender)
+    made = Looks(lambda *_: Reply(), cast(Fleet, fleet), cast(PinBook, None), (), sender, DOMAINS)
     assert made("test_message", {}, US).data["result"] == result
-    silent = Looks(lambda *_: Reply(), cast(Fleet, fleet), cast(PinBook, None), (), None)
+    silent = Looks(lambda *_: Reply(), cast(Fleet, fleet), cast(PinBook, None), (), None, DOMAINS)
     assert silent("test_message", {}, US).data["result"] == "none"

@@ -6,6 +6,7 @@ Each experiment meets one fault a test, so that each row of its spreadsheet tell
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -228,6 +229,49 @@ def test_networks_that_fail_in_every_way(daemon: InstalledDaemon, container_lab:
         assert "test" not in {row["blame"] for row in daemon.ess(name)}, daemon.ess(name)
         assert daemon.verify(name) == []
     assert "Traceback" not in daemon.log()
+
+
+def test_doctor_sees_a_firewall_that_lets_in_pings_and_ssh(
+    daemon: InstalledDaemon, container_lab: ContainerLab
+) -> None:
+    lab, (p1, p2) = container_lab, container_lab.machines[:2]
+    multicast = settings(1).replace("pub_count", "use_multicast = [true]\npub_count")
+    text = experiment("fenced", multicast, (p1, p2), "pub sub", reboot="never", share_network=True)
+    daemon.start(machines=QUICK)
+    daemon.trust(text)
+    lab.copy_to("controller", "/root/fenced.toml", text)
+
+    def found() -> dict[tuple[str, str], tuple[bool | None, str]]:
+        """(machine, what) -> (well, hint) of what doctor says of UDP."""
+        said = json.loads(daemon.ctl("doctor", "/root/fenced.toml", "--json").stdout)
+        network = [each for each in said if each["subject"] in ("p1", "p2")]
+        assert all(each["well"] is True for each in network if "answers pings and SSH" in each["sentence"]), said
+        told = [each for each in network if "arrive" in each["sentence"]]
+        return {(each["subject"], each["sentence"].split(" at its")[0]): (each["well"], each["hint"]) for each in told}
+
+    well = {("p1", "UDP from p2 arrives"): (True, ""), ("p2", "UDP from p1 arrives"): (True, "")}
+    assert found() == well
+
+    # What p1 sends is dropped, though p2 sends to p1 meanwhile: only ICMP and TCP get in.
+    lab.filter("p2", "meta l4proto udp drop")
+    fenced = found()
+    fit, hint = fenced.pop(("p2", "UDP from p1 does not arrive"))
+    assert fit is False and f"ufw allow proto udp from {p1.ip} to any port 7400:65535" in hint
+    assert fenced == {("p1", "UDP from p2 arrives"): (True, "")}
+
+    # So does the usual rule set, which lets in answers: nothing of p1 may look like one.
+    lab.filter("p2", "meta l4proto udp ct state new drop")
+    assert found().keys() == {("p2", "UDP from p1 does not arrive"), ("p1", "UDP from p2 arrives")}
+
+    lab.filter("p2", "ip daddr 239.255.0.1 drop")
+    fenced = found()
+    fit, hint = fenced.pop(("p2", "multicast from p1 does not arrive, though other UDP does"))
+    assert fit is False and "IGMP snooping" in hint and fenced == well
+    lab.unfilter("p2")
+    assert found() == well
+    for machine in (p1, p2):
+        assert machine.run("pgrep -f '[u]dp_there'").stdout == ""
+        assert machine.run("ss -Hlun 'sport >= 7400'", check=True).stdout == ""
 
 
 SMALL_DISK = """set -e
