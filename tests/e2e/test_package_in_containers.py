@@ -92,6 +92,7 @@ def test_the_package_outlives_nothing_it_should_not(bare_lab: ContainerLab) -> N
     install(bare_lab, revision=2)
     daemon.systemctl("start")
     assert daemon.experiment("packaged")["outcome"] == "finished", "it knows what there was"
+    bare_lab.controller.run("systemctl enable --now autoperfd@north", check=True)
     answer = "echo 'autoperfd autoperfd/purge-data boolean true' | debconf-set-selections"
     bare_lab.controller.run(answer, check=True)
     apt(bare_lab, "purge", "autoperfd")
