@@ -53,6 +53,8 @@ class LatencyRows:
             off = ave - mean
             if -self._half <= off <= self._half and self._deviates(mean, std):
                 return
+        if self._agrees(ave, std, low, high):  # but for what binary fractions add
+            return
         misfit = self._misfit(ave, std, low, high)
         if self._count_the_other() and self._agrees(ave, std, low, high):
             return
@@ -98,7 +100,8 @@ class LatencyRows:
         variance = square - mean * mean
         off = std - (sqrt(variance) if variance > 0 else 0.0)
         half = self._half_std
-        return -half <= off <= half or abs(std * std - variance) <= 2 * half * std + 1e-12 * square + ROUNDED
+        # In squares, where sums of many latencies are exact; what is just in the middle is rounded either way.
+        return -half <= off <= half or abs(std * std - variance) <= (2 * std + half) * half + 1e-12 * square + ROUNDED
 
     def _agrees(self, ave: float, std: float, low: float, high: float) -> bool:
         mean = self._sum / self._count
