@@ -149,8 +149,9 @@ def test_the_tutorial(bare_lab: ContainerLab) -> None:
     you = Newcomer(bare_lab)
     wrong = [sentence for block in tutorial() for sentence in you.follow(block)]
     assert not wrong, "\n\n".join(wrong)
-    rows = you.daemon.ess("first")
-    assert [(row["end_status"], row["attempt_number"]) for row in rows] == [("success", "1")] * 4, you.daemon.text()
+    rows = you.daemon.ess("first")  # ddsperf now and then fails by itself on a busy computer, and is tried again
+    assert len({row["test_name"] for row in rows if row["end_status"] == "success"}) == 4, you.daemon.text()
+    assert all(row["reason"] for row in rows if row["end_status"] != "success"), rows
     you.daemon.until(
         lambda: "/plot?" in you.browse("/experiment?name=first"), "the plots are drawn, in the sandbox", 90
     )
