@@ -4,7 +4,7 @@ _autoperfctl() {
   COMPREPLY=()
   for ((at = 1; at < COMP_CWORD; at++)); do
     word=${COMP_WORDS[at]}
-    case ${COMP_WORDS[at-1]} in --config | --runtime) continue ;; esac
+    case ${COMP_WORDS[at-1]} in --config | --runtime | --instance) continue ;; esac
     case $word in -*) ;; *) command=$word; break ;; esac
   done
   case $before in
@@ -12,25 +12,25 @@ _autoperfctl() {
     --experiment) experiments=1 ;;
     *)
   case $command in
-    '') words='status check submit convert list show why results report judge verify halt resume retry skip cancel doctor trust --config --runtime --version --help' ;;
-    status) words='--instance --json --watch --config --runtime --help' ;;
-    check) words='--instance --test --probe --json --config --runtime --help'; files=1 ;;
-    submit) words='--instance --wait --config --runtime --help'; files=1 ;;
-    convert) words='--instance --config --runtime --help'; files=1 ;;
-    list) words='--instance --json --config --runtime --help' ;;
-    show) words='--instance --json --config --runtime --help'; experiments=1 ;;
-    why) words='--instance --experiment --json --config --runtime --help' ;;
-    results) words='--instance --where --by --csv --parquet --rebuild --json --config --runtime --help'; experiments=1 ;;
-    report) words='--instance --output --config --runtime --help'; experiments=1 ;;
-    judge) words='--instance --test --json --config --runtime --help'; files=1 ;;
-    verify) words='--instance --json --config --runtime --help'; experiments=1 ;;
-    halt) words='--instance --config --runtime --help'; experiments=1 ;;
-    resume) words='--instance --config --runtime --help'; experiments=1 ;;
-    retry) words='--instance --failed --experiment --config --runtime --help' ;;
-    skip) words='--instance --experiment --config --runtime --help' ;;
-    cancel) words='--instance --config --runtime --help'; experiments=1 ;;
-    doctor) words='--instance --send --json --config --runtime --help'; files=1 ;;
-    trust) words='--instance --yes --config --runtime --help'; files=1 ;;
+    '') words='status check submit convert list show why results report judge verify halt resume retry skip cancel doctor trust --config --runtime --instance --version --help' ;;
+    status) words='--json --watch --config --runtime --instance --help' ;;
+    check) words='--test --probe --json --config --runtime --instance --help'; files=1 ;;
+    submit) words='--wait --config --runtime --instance --help'; files=1 ;;
+    convert) words=' --config --runtime --instance --help'; files=1 ;;
+    list) words='--json --config --runtime --instance --help' ;;
+    show) words='--json --config --runtime --instance --help'; experiments=1 ;;
+    why) words='--experiment --json --config --runtime --instance --help' ;;
+    results) words='--where --by --csv --parquet --rebuild --json --config --runtime --instance --help'; experiments=1 ;;
+    report) words='--output --config --runtime --instance --help'; experiments=1 ;;
+    judge) words='--test --json --config --runtime --instance --help'; files=1 ;;
+    verify) words='--json --config --runtime --instance --help'; experiments=1 ;;
+    halt) words=' --config --runtime --instance --help'; experiments=1 ;;
+    resume) words=' --config --runtime --instance --help'; experiments=1 ;;
+    retry) words='--failed --experiment --config --runtime --instance --help' ;;
+    skip) words='--experiment --config --runtime --instance --help' ;;
+    cancel) words=' --config --runtime --instance --help'; experiments=1 ;;
+    doctor) words='--send --json --config --runtime --instance --help'; files=1 ;;
+    trust) words='--yes --config --runtime --instance --help'; files=1 ;;
   esac ;;
   esac
   if [ -n "$experiments" ]; then

@@ -62,9 +62,11 @@ def in_fish(line: str) -> list[str]:
 
 
 def test_bash(place: Path) -> None:
-    assert set(in_bash("")) == {row.name for row in COMMANDS} | {"--config", "--runtime", "--version", "--help"}
+    everywhere = {"--config", "--runtime", "--instance", "--version", "--help"}
+    assert set(in_bash("")) == {row.name for row in COMMANDS} | everywhere
     assert in_bash("st") == ["status"] and in_bash("status", "--w") == ["--watch"]
     assert in_bash("--config", "status", "re") == ["results", "report", "resume", "retry"]
+    assert in_bash("--instance", "status", "re") == ["results", "report", "resume", "retry"]
     assert in_bash("check", "my") == ["my.toml"] and "--probe" in in_bash("check", "--p")
     assert in_bash("show", "P") == ["PCG\\ #1"]
     assert in_bash("why", "x", "--experiment", "soak") == ["soak\\ \\$\\(touch\\ pwned\\)"]
