@@ -36,10 +36,11 @@ def _quick_status(words: list[str]) -> int | None:
     from autoperfd.ctl import client, terminal
 
     given, instance = os.environ.get("AUTOPERF_RUNTIME_DIR"), os.environ.get("AUTOPERF_INSTANCE")
-    if instance and not given:  # its name is to be looked at first
+    if instance and not given and "/" in instance:  # no name of one, which the long way tells
         return None
+    usual = f"{RUNTIME}@{instance}" if instance else RUNTIME
     try:
-        reply = client.ask(given or RUNTIME, "status", terminal.wide())
+        reply = client.ask(given or usual, "status", terminal.wide())
     except TimeoutError:  # once is enough to wait
         from autoperfd.ctl import down
         from autoperfd.ctl.places import places

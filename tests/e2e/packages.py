@@ -27,12 +27,7 @@ def package() -> Path:
 
     def make(target: Path) -> None:
         target.mkdir()
-        argv: list[str | Path] = [".ci/deb", target, "1", "report", "page"]
-        done = subprocess.run(
-            argv, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BUILD_SECS,
-            env={**os.environ, **QUICK}, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        run(ROOT / ".ci/deb", target, "1", "report", "page", **QUICK)
 
     return next(cached(f"controller-package-{digest(*contents)}", make).glob("*.deb"))
 
@@ -89,5 +84,5 @@ def run(*argv: str | Path, **environment: str) -> str:
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BUILD_SECS,
         env={**os.environ, **environment}, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, f"{argv}: {done.stderr[-3000:]}"
+    assert done.returncode == 0, f"{argv}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
