@@ -592,7 +592,7 @@ def _explicit(key: Key, found: dict[str, Any]) -> tuple[int, int]:
         raise _Wrongs([("a table of " + (", ".join(map(show_text, found)) or "nothing"), Wrong(_kind(key)))])
     low, high = found["min"], found["max"]
     if low > high:
-        raise _Wrongs([(f"min = {low}, max = {high}", Wrong("min not above max"))])
+        raise _Wrongs([(f"min = {show(low)}, max = {show(high)}", Wrong("min not above max"))])
     return low, high
 
 
@@ -601,7 +601,7 @@ def _range(
 ) -> tuple[Values, str]:
     """The range without what the tool cannot take; in PCG nothing may be left out."""
     low, high = ends
-    shown = f"{low} to {high}" if isinstance(found, dict) else show(found)
+    shown = f"{show(low)} to {show(high)}" if isinstance(found, dict) else show(found)
     if low < key.low or high > key.high:
         raise _Wrongs([(shown, Wrong(f"a range within {key.low} to {key.high}"))])
     holes: list[tuple[int, int, str]] = [

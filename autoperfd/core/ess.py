@@ -128,9 +128,19 @@ def spread(figures: Mapping[str, Cell], figure_names: Sequence[str]) -> dict[str
     for name in figure_names:
         if name.startswith("sub_"):
             values = _numbers(figures.get(name))
-            known = (math.fsum(values) / len(values), min(values), max(values)) if values else (None,) * len(SPREAD)
+            known = (mean(values), min(values), max(values)) if values else (None,) * len(SPREAD)
             found.update({f"{name}_{what}": _tidy(value) for what, value in zip(SPREAD, known, strict=True)})
     return found
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of finite numbers, at least one; also of those whose sum is more than a float holds."""
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:
+        import statistics  # slow to import, and hardly ever needed
+
+        return statistics.mean(map(float, values))
 
 
 def _numbers(listed: Cell) -> list[float]:

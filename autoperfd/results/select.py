@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoperfd.core.ess import spread
+from autoperfd.core.ess import mean, spread
 from autoperfd.core.names import KEYS
 from autoperfd.errors import AutoperfError
 from autoperfd.results.gather import STATES, State, Test
@@ -162,7 +162,7 @@ def _group(key: tuple[Value, ...], tests: Sequence[Test]) -> Group:
             number for test in tests if test.state == "ok" and isinstance(number := value(test, name), int | float)
         ]
         if found:
-            means[name] = math.fsum(found) / len(found), len(found)
+            means[name] = mean(found), len(found)
     return Group(key, counts, means)
 
 

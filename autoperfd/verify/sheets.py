@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,11 @@ def _spread(listed: Any) -> list[float | int | None]:
         return [None, None, None]
     if not all(map(math.isfinite, values)):
         return [None, None, None]
-    found = [round(value, 4) for value in (math.fsum(values) / len(values), values[0], values[-1])]
+    try:
+        middle = math.fsum(values) / len(values)
+    except OverflowError:  # of the sum: the mean itself is never more than the most
+        middle = float(sum(map(Fraction, values)) / len(values))
+    found = [round(value, 4) for value in (middle, values[0], values[-1])]
     return [int(value) if value == int(value) else value for value in found]
 
 

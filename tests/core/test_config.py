@@ -361,8 +361,9 @@ def test_what_was_accepted_is_read_again_without_its_surroundings() -> None:
 # ---------------------------------------------------------------- anything else
 
 
+HUGE = 1 << 12_000  # more than a float holds
 json_like = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.sampled_from([HUGE, -HUGE]) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=8,
 )
@@ -412,9 +413,18 @@ def test_a_switch_that_will_not_be_used_is_told() -> None:
     assert "not used" in warning
 
 
-@pytest.mark.parametrize("line", [f"retries = 0x{'f' * 5000}", f"seed = 0b{'1' * 20_000}"])
-def test_a_number_of_thousands_of_digits_is_words(line: str) -> None:
+@pytest.mark.parametrize(
+    ("top", "qos"),
+    [
+        (f"retries = 0x{'f' * 5000}", ""),
+        (f"seed = 0b{'1' * 20_000}", ""),
+        ("", f"latency_count = 0x{'f' * 5000}"),
+        ("", f"latency_count = {{ min = 1, max = 0x{'f' * 5000} }}"),
+        ("", f"latency_count = {{ min = 0x{'f' * 5000}, max = 1 }}"),
+    ],
+)
+def test_a_number_of_thousands_of_digits_is_words(top: str, qos: str) -> None:
     """Python refuses to write such a one in decimal digits, and TOML may say it in others."""
     with pytest.raises(ConfigError) as caught:
-        read_experiments(FILE.format(top=line, qos="", machine="").encode(), "x.toml", TOOLS, ())
-    assert "found a number of 20000 bits, expected" in caught.value.message
+        read_experiments(FILE.format(top=top, qos=qos, machine="").encode(), "x.toml", TOOLS, ())
+    assert "a number of 20000 bits" in caught.value.message

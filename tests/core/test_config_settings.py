@@ -87,6 +87,7 @@ def test_values_are_taken() -> None:
         ('[paths]\nstate = "state"\n', 2, "paths.state", "an absolute path"),
         ("[machines]\nping = true\n", 2, "machines.ping", '"icmp"'),
         ("[machines]\nstop_secs = nan\n", 2, "machines.stop_secs", "found nan"),
+        (f"[machines]\nstop_secs = {'9' * 400}\n", 2, "machines.stop_secs", "found a number of 1329 bits"),
         ("[machines]\nstop_secs = inf\n", 2, "machines.stop_secs", "found inf"),
         ("[machines]\nstop_secs = true\n", 2, "machines.stop_secs", "found true"),
         ("[machines]\nmax_file_mb = 1.5\n", 2, "machines.max_file_mb", "a whole number"),

@@ -208,6 +208,7 @@ def test_the_header_of_the_summary() -> None:
         ("1;;3", [None, None, None]),  # a mean of those that are known would flatter
         ("", [None, None, None]),
         (None, [None, None, None]),
+        ("1.5e308;1.5e308", [int(1.5e308)] * 3),  # their sum is more than a float holds
         ("1;nan", [None, None, None]),
         ("1;1e999", [None, None, None]),
         ("1;x", [None, None, None]),
