@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from autoperfd.core.tables import decode
 from autoperfd.core.text import safe_lines
 from autoperfd.errors import ConfigError
 from autoperfd.tools import TOOLS
+from tests.bounds import at_most
 from tests.faults import Fired
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "etc" / "queue-examples").glob("*.toml"))
@@ -248,9 +248,8 @@ def test_the_third_way() -> None:
 
 def test_a_long_list_of_tests() -> None:
     names = [f"600SEC_{28 + n}B_5PUB_1SUB_BE_MC_0DUR_100LC" for n in range(1200)]
-    start = time.process_time()
-    assert listed(names).sweep.count == 1200
-    assert time.process_time() - start < 0.5
+    with at_most(500 * len(names)):
+        assert listed(names).sweep.count == 1200
 
 
 def test_resuming_in_any_spelling() -> None:
@@ -284,17 +283,16 @@ def test_experiment_names(name: str) -> None:
 
 @pytest.mark.parametrize("generation", ["pcg", "rcg"])
 def test_a_million_million_combinations_cost_nothing(generation: str) -> None:
-    start = time.process_time()
-    experiment = one(
-        qos="datalen_bytes = { min = 2000, max = 2999 }\nlatency_count = { min = 1, max = 1000 }",
-        combination_generation_type=f'"{generation}"',
-        pub_count="{ min = 1, max = 1000 }",
-        sub_count="{ min = 1, max = 1000 }",
-    )
-    assert experiment.sweep.count == 10**12
-    sweep = experiment.sweep.seeded(1)
-    assert sweep.index_of(sweep.name_at(10**11)) == 10**11
-    assert time.process_time() - start < 0.5
+    with at_most(50_000):
+        experiment = one(
+            qos="datalen_bytes = { min = 2000, max = 2999 }\nlatency_count = { min = 1, max = 1000 }",
+            combination_generation_type=f'"{generation}"',
+            pub_count="{ min = 1, max = 1000 }",
+            sub_count="{ min = 1, max = 1000 }",
+        )
+        assert experiment.sweep.count == 10**12
+        sweep = experiment.sweep.seeded(1)
+        assert sweep.index_of(sweep.name_at(10**11)) == 10**11
 
 
 def test_combinations_the_tool_refuses_are_found_in_a_huge_space() -> None:
@@ -308,11 +306,9 @@ def test_combinations_the_tool_refuses_are_found_in_a_huge_space() -> None:
 
 def test_a_file_of_nothing_but_mistakes_is_cut_short() -> None:
     text = "".join(f"key{n} = 1\n" for n in range(5000))
-    start = time.process_time()
-    with pytest.raises(ConfigError) as caught:
+    with at_most(50 * 5000), pytest.raises(ConfigError) as caught:
         read(text)
     assert len(caught.value.problems) == 201 and "further problems" in str(caught.value.problems[-1])
-    assert time.process_time() - start < 1
 
 
 # ---------------------------------------------------------------- dropped again

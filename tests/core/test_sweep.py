@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise, product
 
 import pytest
@@ -13,6 +12,7 @@ from autoperfd.core.names import KEYS, parse_name
 from autoperfd.core.names import test_name as name_of
 from autoperfd.core.plan import Setting
 from autoperfd.core.sweep import Axis, Choice, Listing, Permutation, Product, Range, Sweep, Values
+from tests.bounds import at_most
 
 BOOLEANS: tuple[Setting, ...] = (True, False)
 
@@ -210,12 +210,11 @@ def test_identity_is_the_set_of_values() -> None:
 @pytest.mark.parametrize("side", [10**3, 10**6])
 def test_a_huge_space_costs_nothing(shuffled: bool, side: int) -> None:
     keys = ("duration_secs", "datalen_bytes", "pub_count", "latency_count")
-    start = time.process_time()
-    sweep = Sweep(Product(tuple(Axis(key, Range(((1, side),))) for key in keys)), shuffled, None, 5)
-    assert sweep.count == side**4
-    for i in (0, 1, 10**9, side**4 // 2, side**4 - 1):
-        assert sweep.index_of(sweep.name_at(i)) == i
-    assert time.process_time() - start < 0.1
+    with at_most(3_000):
+        sweep = Sweep(Product(tuple(Axis(key, Range(((1, side),))) for key in keys)), shuffled, None, 5)
+        assert sweep.count == side**4
+        for i in (0, 1, 10**9, side**4 // 2, side**4 - 1):
+            assert sweep.index_of(sweep.name_at(i)) == i
 
 
 @given(spaces(), st.integers(4096, 20_000))

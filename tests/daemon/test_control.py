@@ -26,6 +26,7 @@ from autoperfd.daemon import control
 from autoperfd.daemon.control import MAX_LINE, Control, Question, Reply, Who, asker, parse_request
 from autoperfd.errors import AutoperfError, Refused
 from autoperfd.remote.threads import begin
+from tests.bounds import SOON_SECS
 from tests.faults import Fired
 
 DEADLINE = 10.0
@@ -264,7 +265,7 @@ def test_a_dripping_caller_has_the_same_time(path: Path, fired: Fired) -> None:
                 continue
             except (BrokenPipeError, ConnectionResetError):
                 break
-    assert 0.4 < time.monotonic() - began < 5
+    assert 0.4 < time.monotonic() - began < DEADLINE
     fired("L1", f"let go after {time.monotonic() - began:.1f} s")
 
 
@@ -297,7 +298,7 @@ def test_a_thousand_silent_callers_keep_nobody_waiting(path: Path, fired: Fired)
     silent = [connect(path) for _ in range(1000)]
     began = time.monotonic()
     assert ask(path)["ok"]
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SOON_SECS
     assert len(callers()) <= 20
     for sock in silent:
         sock.close()
@@ -459,7 +460,7 @@ def test_closing_drops_callers_and_ends_at_once(path: Path, engine: Engine) -> N
         until(callers, "the caller is served")
         began = time.monotonic()
         server.close()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < SOON_SECS
         assert answer(sock) == {}
     until(lambda: not callers(), "the caller's thread ends")
     assert not path.exists()

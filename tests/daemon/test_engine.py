@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from autoperfd.daemon.space import RESERVE_BYTES, Reserve
 from autoperfd.daemon.store import AttemptRow, OutboxRow, PinRow, SaveHistory, SaveLife
 from autoperfd.daemon.work import Answer, Crash
 from autoperfd.errors import ConfigError, DiskError, Problem, Refused, StoreError
+from tests.bounds import at_most
 from tests.daemon.support import Given, Rig, toml
 from tests.faults import Fired
 
@@ -202,21 +202,19 @@ use_multicast = [false]
     rcg = {"combination_generation_type": "rcg"}
     policies: list[dict[str, Any]] = [{}, {"order": "shuffled"}, rcg, {**rcg, "seed": 1}]
     for number, policy in enumerate(policies):
-        began = time.perf_counter()
         text = toml(
             f"E{number}", qos=qos, machines=(f"10.0.{number}.1", f"10.0.{number}.2"), network=f"n{number}", **policy
         )
-        assert rig.offer(text) == ()
-        rig.running(number + 1)
-        rig.succeed(number + 1)
-        assert time.perf_counter() - began < 1
+        with at_most(100_000):
+            assert rig.offer(text) == ()
+            rig.running(number + 1)
+            rig.succeed(number + 1)
         life = rig.life(number + 1)
         assert life.sweep.count == 10**13 and life.remaining() == 10**13 - 1
     last = rig.life(1).sweep.name_at(10**13 - 1)
-    began = time.perf_counter()
-    assert rig.ask("skip", test=last, experiment="E0").ok
-    rig.restart()
-    assert time.perf_counter() - began < 1
+    with at_most(100_000):
+        assert rig.ask("skip", test=last, experiment="E0").ok
+        rig.restart()
     assert rig.life(1).remaining() == 10**13 - 2 and last in rig.life(1).decided_ahead
 
 

@@ -36,6 +36,7 @@ from autoperfd.daemon.webhook import Post, Target, outcome_of, refused_address, 
 from autoperfd.errors import AutoperfError
 from autoperfd.lab.machines import until
 from autoperfd.lab.recorder import Recorder
+from tests.bounds import SOON_SECS
 from tests.faults import Fired
 
 NOW = 1_795_000_000.0
@@ -90,7 +91,7 @@ def test_a_manager_that_does_not_read_never_blocks_us(systemd: Systemd) -> None:
     for _ in range(2000):
         systemd.watchdog()
     assert systemd.failed > 0, "the socket never filled up: the fault did not happen"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < SOON_SECS
 
 
 def test_a_manager_that_was_started_anew_is_found_again(
@@ -530,7 +531,7 @@ def test_a_receiver_that_never_finishes_costs_the_deadline_and_no_thread(behave:
         for _ in range(2):
             began = time.monotonic()
             outcome = told.send()
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < SOON_SECS
             assert outcome.result == "failed"
             assert "no answer within" in outcome.why
         fired("W2", f"{receiver.requests.qsize()} requests and no end of an answer")
@@ -545,7 +546,7 @@ def test_a_huge_reply_is_not_read(fired: Fired) -> None:
     with receiving(floods) as receiver, sending(local(receiver)) as told:
         began = time.monotonic()
         assert told.send().result == "sent"
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < SOON_SECS
         until(lambda: receiver.bytes_sent, "nothing was sent")
         assert receiver.bytes_sent < 16 * 1024 * 1024  # what the kernels' buffers hold
         fired("W2", f"{receiver.bytes_sent} bytes sent of 10 GB")
@@ -641,7 +642,7 @@ def test_a_tls_handshake_that_hangs_is_freed_by_the_deadline() -> None:
         with sending(Target(f"https://127.0.0.1:{silent.getsockname()[1]}/"), send_secs=0.5) as told:
             began = time.monotonic()
             assert told.send().result == "failed"
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < SOON_SECS
         assert not [t for t in threading.enumerate() if t.name == "webhook-try"]
 
 

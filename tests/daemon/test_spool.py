@@ -25,6 +25,7 @@ from autoperfd.daemon.parse import MOST_BYTES, Parsed, read_limited
 from autoperfd.daemon.spool import Drop, Hints, Spool
 from autoperfd.errors import ConfigError, DiskError, Problem, Refused
 from autoperfd.tools import TOOLS
+from tests.bounds import at_most
 from tests.faults import Fired
 
 PATIENCE_SECS = 20.0
@@ -713,7 +714,7 @@ def test_many_files_and_the_real_parser(tmp_path: Path, fired: Fired) -> None:
 
 
 @pytest.mark.fault("Q1")
-def test_a_million_million_combinations_pass_the_queue_in_a_second(tmp_path: Path, fired: Fired) -> None:
+def test_a_million_million_combinations_pass_the_queue_at_once(tmp_path: Path, fired: Fired) -> None:
     place = Place(tmp_path / "queue")
     place.restart(lambda data, file: read_limited(data, file, TOOLS, []))
     text = EXAMPLE.decode().replace("[1, 50, 100]", "{ min = 1, max = 1000 }")
@@ -722,9 +723,8 @@ def test_a_million_million_combinations_pass_the_queue_in_a_second(tmp_path: Pat
     place.drop("huge.toml", text.encode())
     place.spool.look()
     place.clock.now += 1
-    start = time.perf_counter()
-    place.spool.look()
-    assert time.perf_counter() - start < 1
+    with at_most(100_000):  # and what reads the file has two seconds of processor time
+        place.spool.look()
     (experiment,) = place.engine.drops[0].parsed.experiments
     assert experiment.sweep.count == 4 * 10**12
     fired("Q1", f"{experiment.sweep.count} tests")

@@ -25,6 +25,7 @@ from autoperfd.remote.crew import Call
 from autoperfd.remote.heartbeat import READ_SECS, Heartbeat
 from autoperfd.remote.link import Link
 from autoperfd.remote.tcp import KEEPALIVE_AGAIN_SECS, silence_secs
+from tests.bounds import SOON_SECS
 from tests.faults import Fired
 from tests.remote.support import (
     INSTALLATION,
@@ -121,7 +122,7 @@ def test_records_say_how_each_participant_ended(bench: Bench) -> None:
     )
     began = time.monotonic()
     records = by_name(make(bench.fleet(), order))
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < SOON_SECS
 
     def how(name: str) -> tuple[int | None, int | None, str]:
         return records[name].exit, records[name].signal, records[name].ended_by
@@ -133,8 +134,8 @@ def test_records_say_how_each_participant_ended(bench: Bench) -> None:
     assert how("sub_1") == (None, signal.SIGKILL, "deadline")
     assert how("sub_2") == (127, None, "self")
     assert how("sub_3") == (None, signal.SIGTERM, "deadline")
-    assert 1.0 <= (records["sub_3"].elapsed or 0) < 1.9
-    assert (records["pub_0"].elapsed or 0) < 0.9
+    assert 1.0 <= (records["sub_3"].elapsed or 0) < SOON_SECS
+    assert (records["pub_0"].elapsed or 0) < (records["sub_3"].elapsed or 0)
     assert abs((records["pub_0"].started or 0) - time.time()) < 10
 
 
@@ -148,7 +149,7 @@ def test_boot_ids_files_and_stagger_are_told(bench: Bench) -> None:
     boots = {machine.name: bench.lab.boot_id(machine.name) for machine in bench.machines}
     assert outcome.boot_before == outcome.boot_after == boots
     assert outcome.how_found == "started" and len(started) == 1
-    assert outcome.stagger_secs is not None and outcome.stagger_secs < 0.5
+    assert outcome.stagger_secs is not None and 0 <= outcome.stagger_secs < SOON_SECS
     assert set(outcome.clock) == {"p1", "p2"}
     assert outcome.problems == {}
     sizes = {(file.machine, file.name): file.size for file in outcome.files}
@@ -498,7 +499,7 @@ def test_subscribers_that_never_end_are_ended_by_grace(bench: Bench) -> None:
     )
     began = time.monotonic()
     records = by_name(make(bench.fleet(), order))
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < SOON_SECS
     assert records["pub_0"].ended_by == records["sub_2"].ended_by == "self"
     assert records["sub_0"].ended_by == records["sub_1"].ended_by == "grace"
     assert records["sub_0"].signal == signal.SIGTERM
@@ -537,10 +538,8 @@ def test_cancelled_call_ends_soon_and_leaves_the_attempt_alive_until_stopped(ben
     attempt = Background(lambda: make(fleet, order, on_started=started.set, cancelled=cancelled))
     assert started.wait(8)
     cancelled.set()
-    began = time.monotonic()
     with pytest.raises(Cancelled):
-        attempt.join(2)
-    assert time.monotonic() - began < 0.5
+        attempt.join(SOON_SECS)
     assert not (bench.attempt_folder(bench.p1, order.uid) / "done").exists()
     fleet.stop(bench.machines, order.uid)
     outcome = make(fleet, order, confirmed=True)
@@ -577,7 +576,7 @@ def test_many_participants_start_together(bench: Bench) -> None:
     outcome = make(bench.fleet(), order)
     assert [record.exit for record in outcome.records] == [0] * 60
     starts = [float((order.folder / f"pub_{at}.stdout").read_text()) for at in range(60)]
-    assert max(starts) - min(starts) < 3
+    assert max(starts) - min(starts) < SOON_SECS
 
 
 @pytest.mark.fault("M11")

@@ -16,6 +16,7 @@ from autoperfd.errors import Cancelled, MachineAway, MachineImpossible
 from autoperfd.lab.loopback import answers
 from autoperfd.lab.plug import Plug
 from autoperfd.remote import Fleet, restart
+from tests.bounds import SOON_SECS
 from tests.faults import Fired
 from tests.remote.support import QUICK, Background, Bench, until
 from tests.remote.test_validate import validate
@@ -85,14 +86,14 @@ def test_a_machine_whose_shell_hangs_is_rebooted_past_it(bench: Bench, fired: Fi
 
 
 def test_a_machine_that_cannot_even_be_told_is_given_up_soon(bench: Bench) -> None:
-    fleet = bench.fleet(replace(QUICK, connect_secs=1))
+    fleet = bench.fleet(replace(QUICK, connect_secs=1, boot_budget_secs=60))
     before = validate(fleet, [bench.p1]).boot_ids
     fleet.abandon([bench.p1])
     began = time.monotonic()
     with hung(bench), pytest.raises(MachineAway) as caught:
         fleet.reboot([bench.p1], before, tell_secs=1, cancelled=NEVER)
     assert caught.value.code == "SSH_NO_BANNER"
-    assert time.monotonic() - began < 5 < QUICK.boot_budget_secs
+    assert time.monotonic() - began < SOON_SECS
 
 
 @pytest.mark.fault("M2")
@@ -104,7 +105,7 @@ def test_a_hung_machine_comes_back_by_its_plug(bench: Bench, plug: Plug, fired: 
         began = time.monotonic()
         with pytest.raises(MachineAway) as caught:
             validate(fleet, [bench.p1])
-        assert caught.value.code == "SSH_NO_BANNER" and time.monotonic() - began < 3
+        assert caught.value.code == "SSH_NO_BANNER" and time.monotonic() - began < SOON_SECS
         fired("M2", caught.value.sentence())
         after = cycle(fleet, bench, before["p1"], switch(plug))
     assert after == bench.lab.boot_id("p1") != before["p1"]
@@ -198,7 +199,7 @@ def test_a_machine_that_never_comes_back_uses_up_its_budget(bench: Bench, fired:
     assert bench.lab.status()["p1"] == "off"
     fired("M8", caught.value.sentence())
     assert caught.value.code == "MACHINE_GONE" and "did not come back within 2 s" in caught.value.sentence()
-    assert 2 <= time.monotonic() - began < 4
+    assert 2 <= time.monotonic() - began < SOON_SECS
 
 
 @pytest.mark.fault("M9")

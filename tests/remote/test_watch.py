@@ -19,6 +19,7 @@ from autoperfd.core.guards import Guards, violations
 from autoperfd.errors import MachineAway, MachineTaken
 from autoperfd.remote import answers
 from autoperfd.remote.shell import ShellBroken
+from tests.bounds import SOON_SECS
 from tests.faults import Fired
 from tests.remote.support import QUICK, Background, Bench, make, relay, script, until
 from tests.remote.test_validate import validate
@@ -103,7 +104,7 @@ def test_an_attempt_is_looked_at_before_and_after(bench: Bench) -> None:
         before, after = outcome.watch_before[machine], outcome.watch_after[machine]
         assert before.wall is not None and before.uptime is not None
         assert after.wall is not None and after.uptime is not None and after.free_kb
-        assert abs((after.wall - after.uptime) - (before.wall - before.uptime)) < 0.2
+        assert abs((after.wall - after.uptime) - (before.wall - before.uptime)) < 1
         assert before.link_errors == after.link_errors is not None
     long = outcome.watch_after["p2"]
     assert (long.uptime or 0) - (outcome.watch_before["p2"].uptime or 0) >= 0.5
@@ -263,7 +264,7 @@ def test_machines_that_are_ill_are_told_within_seconds(bench: Bench) -> None:
         seen = bench.fleet(replace(QUICK, connect_secs=60)).examine(bench.machines, cancelled=threading.Event())
     finally:
         bench.lab.resume_sshd("p2")
-    assert time.monotonic() - began < 9
+    assert time.monotonic() - began < SOON_SECS
     assert (seen["p1"].ssh, seen["p1"].hears) == ("SSH_REFUSED", {})
     assert seen["p2"].ssh == "SSH_HANG" and seen["p2"].boot_id == ""
     json.dumps({name: at.ssh for name, at in seen.items()})
@@ -306,7 +307,7 @@ def test_a_name_is_looked_up_anew_and_a_slow_resolver_has_a_deadline(
     began = time.monotonic()
     with pytest.raises(MachineAway) as caught:
         validate(fleet, [machine])
-    assert caught.value.code == "DNS" and time.monotonic() - began < 4
+    assert caught.value.code == "DNS" and time.monotonic() - began < SOON_SECS
     fired("N6", caught.value.sentence())
     slow.set()
     table["pi.example"] = bench.p1.ip
