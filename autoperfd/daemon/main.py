@@ -300,6 +300,7 @@ class Daemon:
         with contextlib.ExitStack() as undo:
             lock = _lock(state)
             undo.callback(release_lock, lock)
+            files.remove_leftovers_of(state)
             files.make_folder(state / "results")
             self.reserve.keep()
             memory = open_store(state / place.MEMORY)

@@ -1,8 +1,9 @@
 """The refuge: what the daemon does while its memory cannot be used. It answers from the last good status, and waits.
 
-Nothing is written to the state folder but a probe that is removed at once, no work is done, every command but a look
-is refused with the reason. The incident is kept in the runtime folder, so a restart neither forgets it nor tells it
-twice. `wait` runs on the main thread; `answer` on the callers' threads, from values that are only ever replaced.
+Nothing is written to the state folder but a probe that is removed at once, or by the next try after a crash; no work is
+done, every command but a look is refused with the reason. The incident is kept in the runtime folder, so a restart
+neither forgets it nor tells it twice. `wait` runs on the main thread; `answer` on the callers' threads, from values
+that are only ever replaced.
 """
 
 from __future__ import annotations

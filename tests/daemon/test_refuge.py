@@ -17,6 +17,7 @@ import pytest
 
 from autoperfd.core.settings import DaemonSettings
 from autoperfd.daemon import place, refuge
+from autoperfd.daemon.files import TEMPORARY
 from autoperfd.daemon.refuge import Incident, code_of, failed_again, incident_of, read_note, write_note
 from autoperfd.errors import DiskError, StoreError
 from autoperfd.lab.recorder import Recorder
@@ -166,11 +167,15 @@ def test_a_memory_that_cannot_be_read_is_waited_for(daemon: LiveDaemon, receiver
     daemon.drop("later.toml", "nobody reads this")
     daemon.until(lambda: (note := read_note(daemon.runtime)) is not None and note.is_told, "it knows that it was heard")
     daemon.kill()  # a restart in the refuge is the same incident
+    interrupted = daemon.state / f"{TEMPORARY}0123456789abcdef"  # as a probe leaves it that is struck there
+    interrupted.write_bytes(bytes(1 << 20))
     daemon.start()
     assert said_refuge(daemon, "STATE_UNREADABLE")["since"] == told["since"]
     kept = {path: path.read_bytes() for path in before}
-    assert kept == before and {p.name for p in daemon.state.iterdir()} - {p.name for p in before} <= {"lock", "results"}
+    new = {path.name for path in daemon.state.iterdir()} - {path.name for path in before}
+    assert kept == before and all(name in ("lock", "results") or name.startswith(TEMPORARY) for name in new)
     assert (daemon.queue / "later.toml").exists()
+    daemon.until(lambda: not interrupted.exists(), "what the kill interrupted is removed")
     process = daemon.process
     memory.write_bytes(good)
     status = goes_on(daemon)
