@@ -217,7 +217,7 @@ def test_patience_used_up_tells_the_counts(bench: Bench) -> None:
         began = time.monotonic()
         with pytest.raises(MachineAway) as caught:
             validate(bench.fleet(), bench.machines, patience=1.5)
-        assert 0.8 < time.monotonic() - began < SOON_SECS
+        assert 0.8 < time.monotonic() - began < 3
         assert caught.value.code == "SSH_REFUSED" and caught.value.ssh_checks > 2
     finally:
         bench.lab.boot("p1")
