@@ -35,7 +35,8 @@ NAME = "service"
 PROGRAM = ("-m", "autoperfd.daemon.main")
 WITHOUT_TIME = """
 import sys, time
-time.time = lambda: 3600 + time.monotonic()
+boot = time.monotonic()
+time.time = lambda: 3600 + time.monotonic() - boot
 from autoperfd.daemon.main import main
 sys.exit(main())
 """
