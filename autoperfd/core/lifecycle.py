@@ -308,7 +308,7 @@ class Life:
         self.largest = self.kept_bytes = 0  # of archives
         self.outage_told = False  # its message about the halt tells of something that others may meet too
         self.quiet = False  # … and this experiment's halt was told by such a message
-        self.attempt_since: float | None = None  # monotonic: since when this process knows of the open attempt
+        self.attempt_since: float | None = None  # monotonic: when the open attempt began at the latest
         self.step: Step  # the answer being made
         self.draw = 0.5  # uniform [0, 1), set by the engine before each event
 
@@ -487,7 +487,9 @@ class Life:
         )
         self.pings = self.ssh_checks = 0
 
-    def confirm(self, _: Any) -> None:
+    def confirm(self, data: Any) -> None:
+        if not self.confirmed:
+            self.attempt_since = _event(data, m.Started).now
         self.confirmed = True
 
     # ------------------------------------------------------------ bookkeeping: the end of an attempt
@@ -660,6 +662,8 @@ class Life:
         if isinstance(event, m.Unreachable):
             self.reason, self.code = event.reason, event.code
             self.ill = _ill(event)
+            if self.uid and self.state == "running" and not self.confirmed:
+                self.attempt_since = event.now  # until now its launchers may have been started
             if self.uid:
                 self.was_away.update((name, code) for name, code in self.ill.items() if is_outage(code))
             self.pings += event.pings

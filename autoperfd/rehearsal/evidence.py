@@ -77,6 +77,14 @@ class Did:
 
 
 @dataclass(frozen=True, slots=True)
+class Archived:
+    """An attempt's verdict lies on the controller, in an archive, whatever the memory knows of it yet."""
+
+    uid: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """Work for an experiment was started. `life`: the how-manieth daemon did it."""
 
@@ -103,7 +111,7 @@ class Twice:
     after: tuple[str, ...]
 
 
-Recorded = Committed | Did | Asked | Woke | Twice
+Recorded = Committed | Did | Archived | Asked | Woke | Twice
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from autoperfd.core import messages as m
 from autoperfd.core.policy import COMEBACKS, KEPT, SUSPICIOUS, is_outage
 from autoperfd.daemon.store import Happened, OutboxRow, SaveHistory, SaveLife, Write
-from autoperfd.rehearsal.evidence import Asked, Committed, Did, Evidence, Twice, Woke, commits, steps
+from autoperfd.rehearsal.evidence import Archived, Asked, Committed, Did, Evidence, Twice, Woke, commits, steps
 
 LIFE_BYTES = 64 * 1024
 HOUR = 3600.0
@@ -105,15 +105,20 @@ def attempts_open_on_fit_machines(evidence: Evidence) -> Iterator[str]:
 def outages_in_mid_attempt_are_not_charged(evidence: Evidence) -> Iterator[str]:
     """What an outage can bring about is not charged to an attempt that was open when one was found, over or not.
 
-    Nor is any attempt excused by an outage that nobody found. What a worker alone had found is gone with its work.
+    One that is found after the verdict was archived changes nothing of it. Nor is any attempt excused by an outage that
+    nobody found. What a worker alone had found is gone with its work.
     """
     kept: set[str] = set()  # uids with an outage that the memory tells of
+    late: set[str] = set()  # … that was found after their verdicts were archived
+    archived: set[str] = set()
     seen: dict[str, bool] = {}  # uid with one that a worker found -> whether that work goes on
     current: dict[int, str] = {}
     lives: dict[int, str] = {}
     for entry in evidence.record:
         if isinstance(entry, Did) and entry.verb == "missed":
             seen[entry.uid] = True
+        elif isinstance(entry, Archived):
+            archived.add(entry.uid)
         elif isinstance(entry, Asked) and current.get(entry.experiment) in seen:
             seen[current[entry.experiment]] = False
         elif not isinstance(entry, Committed):
@@ -123,13 +128,14 @@ def outages_in_mid_attempt_are_not_charged(evidence: Evidence) -> Iterator[str]:
         elif isinstance(entry.write, SaveHistory) and entry.write.event == "unreachable":
             life = json.loads(lives[entry.write.experiment])
             if any(is_outage(code) for code in life["ill"].values()):
-                kept.add(life["uid"])
+                (late if life["uid"] in archived else kept).add(life["uid"])
         elif isinstance(entry.write, Happened):
             change = entry.write.change
             if isinstance(change, m.AttemptOpened):
                 current[entry.write.experiment] = change.uid
             elif isinstance(change, m.AttemptClosed) and change.uid:
-                yield from _excused(change, change.uid in kept or seen.get(change.uid, False), change.uid in seen)
+                known = change.uid in kept or seen.get(change.uid, False)
+                yield from _excused(change, known, change.uid in seen or change.uid in late)
 
 
 def _excused(change: m.AttemptClosed, known: bool, once: bool) -> Iterator[str]:

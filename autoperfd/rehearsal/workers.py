@@ -89,16 +89,17 @@ class SimWorkers:
         poisonous: Callable[[str], bool],
         room: Callable[[], bool],
         before_start: Callable[[int, m.Order], None],
+        archived: Callable[[str], None],
         post: Callable[[Answer | Crash], None],
     ) -> None:
         """`machines`: by address. `archives`: (results folder, path in it) -> what lies there; outlives the daemon.
 
         `decide`: uid -> (end status, seconds). `poisonous`: whether judging a test makes the daemon crash. `room`:
-        whether an archive can be written.
+        whether an archive can be written. `archived`: told the uid of each one that was.
         """
         self._timeline, self._rng, self._machines, self.archives = timeline, rng, machines, archives
         self._patience, self._mischief, self._decide, self._poisonous = patience, mischief, decide, poisonous
-        self._room, self._before_start, self._post = room, before_start, post
+        self._room, self._before_start, self._archived, self._post = room, before_start, archived, post
         self._links: dict[tuple[str, int], Link] = {}
         self._works: dict[int, _Work] = {}
         self.alive = True
@@ -432,6 +433,7 @@ class SimWorkers:
         fields.update(archive=path, sha256=f"{order.uid}{order.uid}", size=len(order.uid))
         kept = m.AttemptResult(**fields)
         self.archives[folder, path] = Kept(order.uid, kept)
+        self._archived(order.uid)
         yield self._rng.uniform(0.0, 0.1)  # between the archive and the answer
         return kept
 

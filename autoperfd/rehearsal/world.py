@@ -45,6 +45,7 @@ from autoperfd.daemon.work import ANEW_SECS
 from autoperfd.errors import AutoperfError, Problem, StoreError
 from autoperfd.rehearsal.drafts import Draft
 from autoperfd.rehearsal.evidence import (
+    Archived,
     Asked,
     Committed,
     Did,
@@ -365,6 +366,7 @@ class World:
             self._poisonous,
             lambda: self.free > 0,
             self._before_start,
+            lambda uid: self.record.append(Archived(uid, self.timeline.now)),
             engine.post,
         )
         engine.workers = self._workers

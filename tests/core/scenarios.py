@@ -935,7 +935,7 @@ def no_machine_is_restarted_under_an_attempt() -> None:
     b = Bench(2, CLIMBER, reboot="failure")
     b.run().away(secs=0, p2="SHELL_HANG")
     hard = 4 + 60 + 45 + 30  # duration, buffer, grace and a margin
-    b.due(secs=hard - 2)  # a second ago it was started
+    b.due(secs=hard - 1)
     at(b, "validating")
     b.away(secs=0, p2="SHELL_HANG")
     b.due(secs=0.5)
@@ -976,6 +976,38 @@ def no_machine_is_restarted_under_an_attempt() -> None:
     b.life.attempt_since = None
     b.restarted()
     assert b.life.attempt_since == b.now
+
+
+@scenario
+def no_machine_is_restarted_under_an_attempt_that_began_late() -> None:
+    """Its start is tried twice, and it is not known of the first try, long ago, whether anything came of it."""
+    hard = 4 + 60 + 45 + 30
+    for confirmed in (False, True):
+        b = Bench(2, CLIMBER, reboot="failure")
+        b.schedule()
+        b.validated()
+        b.away(secs=0, p2="SHELL_HANG")
+        b.due(secs=15)
+        b.validated()
+        at(b, "running", m.RunAttempt)
+        if confirmed:
+            b.started()
+        b.away(secs=100, p2="SHELL_HANG")
+        b.due(secs=(hard - 100 if confirmed else hard) - 1)
+        at(b, "validating")
+        b.away(secs=0, p2="SHELL_HANG")
+        b.due(secs=1)
+        at(b, "rebooting")
+    b.restarted()
+    b.rebooted()
+    b.validated()
+    b.started()
+    b.away(secs=50, p2="SSH_SILENT")
+    since = b.now - 50
+    b.due(secs=15)
+    b.validated()
+    b.started()  # found again: it is the same start
+    assert b.life.attempt_since is not None and b.life.attempt_since <= since
 
 
 @scenario

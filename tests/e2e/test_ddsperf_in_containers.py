@@ -30,12 +30,13 @@ use_reliable = [true, false]
 use_multicast = {"[false]" if TESTS == 8 else "[false, true]"}
 latency_count = [10]
 """
-SUBSCRIBER = re.compile(r"\[\d+\] [\d.]+ +size (\d+) total (\d+) lost (\d+) delta ")
+SUBSCRIBER = re.compile(r"\[\d+\] ([\d.]+) +size \d+ total (\d+) lost (\d+) delta ")
 LATENCY = re.compile(rb"size \d+ mean [\d.]+us")
 BLOCKED = re.compile(rb"^write error:", re.MULTILINE)
 # What fails on computers that are too busy, rightly told and tried again: a reliable writer of ddsperf 0.10 at full
-# rate is blocked for good now and then, and of a best-effort one no latency sample may come back. Nothing else may.
-KNOWN = ("WRITE_BLOCKED", "NO_PONGS")
+# rate is blocked for good now and then, of a best-effort one no latency sample may come back, and one of several
+# subscribers may receive nothing after the first second or so. Nothing else may.
+KNOWN = ("WRITE_BLOCKED", "NO_PONGS", "TRUNCATED")
 
 pytestmark = pytest.mark.timeout(90 + 12 * TESTS)
 
@@ -55,15 +56,20 @@ def said(archive: Path, name: str) -> bytes:
 
 
 def is_so(attempt: Attempt, folder: Path) -> bool:
-    """Whether the publisher's own lines bear out why an attempt failed."""
+    """Whether the tool's own lines bear out why an attempt failed."""
+    if attempt.code == "TRUNCATED":
+        subscriber = attempt.reason.partition(".stdout ends at ")[0]
+        return subscriber.startswith("sub_") and 0 < last_line(folder / attempt.archive, subscriber)[0] < 1.5
     printed = said(folder / attempt.archive, "pub_0")
     return not LATENCY.search(printed) if attempt.code == "NO_PONGS" else bool(BLOCKED.search(printed))
 
 
-def totals(archive: Path, name: str) -> tuple[int, int]:
-    """(received, lost) of the last line that a subscriber printed."""
-    lines = [match for line in said(archive, name).decode().splitlines() if (match := SUBSCRIBER.match(line))]
-    return int(lines[-1][2]), int(lines[-1][3])
+def last_line(archive: Path, name: str) -> tuple[float, int, int]:
+    """(seconds, received, lost) of the last line that a subscriber printed; it is not cut."""
+    printed = said(archive, name).decode()
+    assert printed.endswith("\n")
+    lines = [match for line in printed.splitlines() if (match := SUBSCRIBER.match(line))]
+    return float(lines[-1][1]), int(lines[-1][2]), int(lines[-1][3])
 
 
 def test_figures_are_the_tools_own(daemon: InstalledDaemon, container_lab: ContainerLab) -> None:
@@ -102,7 +108,7 @@ def agrees(test: Test, folder: Path) -> None:
     """Figures are those of ddsperf's last lines; each subscriber received something, and latencies were measured."""
     assert test.last is not None
     length, secs = test.settings["datalen_bytes"], test.settings["duration_secs"]
-    told = [totals(folder / test.last.archive, f"sub_{i}") for i in range(test.settings["sub_count"])]
+    told = [last_line(folder / test.last.archive, f"sub_{i}")[1:] for i in range(test.settings["sub_count"])]
     received, lost = (sum(column) for column in zip(*told, strict=True))
     figures = test.figures
     assert figures["sub_samples"] == ";".join(str(count) for count, _ in told), test
