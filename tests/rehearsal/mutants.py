@@ -368,6 +368,17 @@ def a_running_attempt_is_rebooted_away(patch: Patch) -> None:
 
 
 @mutant
+def an_attempt_lasts_from_its_opening_on(patch: Patch) -> None:
+    def keep(old: Any, self: Life, data: Any) -> None:
+        since = self.attempt_since
+        old(self, data)
+        self.attempt_since = since
+
+    around(patch, Life, "confirm", keep)
+    around(patch, Life, "note_away", keep)
+
+
+@mutant
 def never_is_seldom(patch: Patch) -> None:
     def next_rung(old: Any, self: Life, *args: Any) -> Any:
         experiment = self.experiment
