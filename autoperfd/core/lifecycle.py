@@ -662,7 +662,7 @@ class Life:
         if isinstance(event, m.Unreachable):
             self.reason, self.code = event.reason, event.code
             self.ill = _ill(event)
-            if self.uid and self.state == "running" and not self.confirmed:
+            if self.state == "running" and not self.confirmed:
                 self.attempt_since = event.now  # until now its launchers may have been started
             if self.uid:
                 self.was_away.update((name, code) for name, code in self.ill.items() if is_outage(code))

@@ -35,6 +35,17 @@ def around(patch: Patch, where: Any, name: str, new: Callable[..., Any]) -> None
     patch.setattr(where, name, lambda self, *args, **more: new(old, self, *args, **more))
 
 
+def has_no_effect_on(patch: Patch, method: str, attribute: str) -> None:
+    """That attribute of a life is after that method what it was before."""
+
+    def keep(old: Any, self: Life, *args: Any) -> None:
+        before = getattr(self, attribute)
+        old(self, *args)
+        setattr(self, attribute, before)
+
+    around(patch, Life, method, keep)
+
+
 def never(patch: Patch, *guards: str) -> None:
     """These guards do not hold any more."""
     for guard in guards:
@@ -149,12 +160,7 @@ def nothing_is_swept(patch: Patch) -> None:
 
 @mutant
 def a_stopped_attempt_is_left_alive(patch: Patch) -> None:
-    def interrupt(old: Any, self: Life, data: Any) -> None:
-        owed = self.sweep_owed
-        old(self, data)
-        self.sweep_owed = owed
-
-    around(patch, Life, "interrupt_by_operator", interrupt)
+    has_no_effect_on(patch, "interrupt_by_operator", "sweep_owed")
 
 
 @mutant
@@ -280,12 +286,7 @@ def an_outage_in_mid_attempt_is_forgotten_at_a_restart(patch: Patch) -> None:
 
 @mutant
 def an_outage_excuses_the_next_attempt_as_well(patch: Patch) -> None:
-    def close(old: Any, self: Life, *args: Any) -> None:
-        away = self.was_away
-        old(self, *args)
-        self.was_away = away
-
-    around(patch, Life, "_close", close)
+    has_no_effect_on(patch, "_close", "was_away")
 
 
 @mutant
@@ -369,13 +370,8 @@ def a_running_attempt_is_rebooted_away(patch: Patch) -> None:
 
 @mutant
 def an_attempt_lasts_from_its_opening_on(patch: Patch) -> None:
-    def keep(old: Any, self: Life, data: Any) -> None:
-        since = self.attempt_since
-        old(self, data)
-        self.attempt_since = since
-
-    around(patch, Life, "confirm", keep)
-    around(patch, Life, "note_away", keep)
+    has_no_effect_on(patch, "confirm", "attempt_since")
+    has_no_effect_on(patch, "note_away", "attempt_since")
 
 
 @mutant
