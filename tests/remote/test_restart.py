@@ -179,7 +179,7 @@ def test_cancelling_does_not_leave_a_machine_without_power(bench: Bench, plug: P
     until(lambda: bench.lab.status()["p1"] == "off")
     cancelled.set()
     with pytest.raises(Cancelled):
-        cycling.join()
+        cycling.join(2)
     until(lambda: answers(bench.lab.machine("p1")))
 
 
@@ -199,7 +199,7 @@ def test_a_machine_that_never_comes_back_uses_up_its_budget(bench: Bench, fired:
     assert bench.lab.status()["p1"] == "off"
     fired("M8", caught.value.sentence())
     assert caught.value.code == "MACHINE_GONE" and "did not come back within 2 s" in caught.value.sentence()
-    assert 2 <= time.monotonic() - began < SOON_SECS
+    assert 2 <= time.monotonic() - began < 4
 
 
 @pytest.mark.fault("M9")

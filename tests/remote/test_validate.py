@@ -207,7 +207,7 @@ def test_pings_and_checks_are_counted_until_it_answers(bench: Bench) -> None:
     found = waiting.join(20)
     assert isinstance(found, Validation)
     assert found.machines["p2"].ssh_checks == 1
-    assert found.ssh_checks == found.machines["p1"].ssh_checks > 1
+    assert found.ssh_checks == found.machines["p1"].ssh_checks > 2
     assert found.pings == found.ssh_checks  # TCP pings: a refusal is an answer
 
 
@@ -217,8 +217,8 @@ def test_patience_used_up_tells_the_counts(bench: Bench) -> None:
         began = time.monotonic()
         with pytest.raises(MachineAway) as caught:
             validate(bench.fleet(), bench.machines, patience=1.5)
-        assert 0.8 < time.monotonic() - began < SOON_SECS
-        assert caught.value.code == "SSH_REFUSED" and caught.value.ssh_checks > 1
+        assert 0.8 < time.monotonic() - began < 3
+        assert caught.value.code == "SSH_REFUSED" and caught.value.ssh_checks > 2
     finally:
         bench.lab.boot("p1")
 
