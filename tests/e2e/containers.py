@@ -11,16 +11,13 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,10 +172,6 @@ class InstalledDaemon(Daemon):
         """The archive that a row of the ESS names."""
         return Archive(self.state / "results" / folder / row["archive"])
 
-    def memory(self) -> Memory:
-        """A copy of its memory, as a daemon that starts now would find it. It must be stopped, dead or frozen."""
-        return Memory(self.state)
-
 
 @dataclass(frozen=True)
 class Archive:
@@ -193,22 +186,6 @@ class Archive:
     def json(self, member: str) -> Any:
         """One of its JSON members."""
         return json.loads(archive.read_text(self.path, member) or b"null")
-
-
-class Memory:
-    """What a copy of the daemon's database says."""
-
-    def __init__(self, state: Path) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            for path in state.glob("autoperf.db*"):
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.copyfile(path, Path(folder, path.name))
-            with contextlib.closing(sqlite3.connect(Path(folder, "autoperf.db"))) as db:
-                db.row_factory = sqlite3.Row
-                rows = db.execute("SELECT * FROM experiments JOIN lives ON experiment = id").fetchall()
-                self.lives = {row["name"]: {**json.loads(row["life"]), "folder": row["folder"]} for row in rows}
-                found = db.execute("SELECT value FROM meta WHERE key = 'installation'").fetchone()
-                self.installation = str(found[0]) if found else ""
 
 
 # ---------------------------------------------------------------- experiments
@@ -312,7 +289,7 @@ class Marksman:
     def _aim(self, wanted: Collection[str], *, kill: bool, secs: float = 60) -> None:
         deadline = time.monotonic() + secs
         while True:
-            with self._frozen() as pid:
+            with self.daemon.frozen() as pid:
                 places = self.places() if pid else {}
                 found = {place.name for place in places.values()} & set(wanted)
                 if found and kill:
@@ -337,7 +314,7 @@ class Marksman:
         # A killed process is there until the kernel has taken it apart, which takes a while on a busy computer.
         self.daemon.until(lambda: self.daemon.pid() not in (0, self._killed), "systemd started the daemon again")
         self._pause.wait(self._random.uniform(0.0, 0.2))
-        with self._frozen() as pid:
+        with self.daemon.frozen() as pid:
             if pid not in (0, self._killed) and not self.daemon.listens():
                 os.kill(pid, signal.SIGKILL)
                 self.starts_hit += 1
@@ -355,27 +332,6 @@ class Marksman:
     def await_restart(self) -> None:
         """Until systemd has the daemon up again."""
         self.daemon.until(self.daemon.answers, "systemd started the daemon again")
-
-    @contextlib.contextmanager
-    def _frozen(self) -> Iterator[int]:
-        """The daemon's pid; it stands still in the block."""
-        pid = self.daemon.pid()
-        if not pid:
-            yield 0
-            return
-        try:
-            os.kill(pid, signal.SIGSTOP)
-        except ProcessLookupError:
-            yield 0
-            return
-        try:
-            deadline = time.monotonic() + 5
-            while not stopped(pid):  # a millisecond: no pause
-                assert time.monotonic() < deadline, "the daemon does not stand still"
-            yield pid
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
     def _root(self, machine: ContainerMachine) -> Path:
         """`root_of`, looked up once a boot: what is on a machine changes while the daemon stands still."""
@@ -461,22 +417,6 @@ def boots(machine: ContainerMachine) -> int:
 def root_of(machine: ContainerMachine) -> Path:
     """A machine's files, as root of this computer sees them. AutoperfError when it is down."""
     return Path(f"/proc/{machine.leader()}/root")
-
-
-def stopped(pid: int) -> bool:
-    """Whether every thread of a process stands still (or it is gone)."""
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-        return all(_thread_state(pid, thread) in "TtZX" for thread in threads)
-    except FileNotFoundError:
-        return True
-
-
-def _thread_state(pid: int, thread: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
 
 
 def _is_daemon(pid: int, leader: int) -> bool:

@@ -161,10 +161,10 @@ def waiting(machine: ContainerMachine, uid: str) -> set[tuple[str, str]]:
 
 def one_round(bench: Bench) -> None:
     """Each figure once; in the order of FIGURES, so that the attempt outlives the first three."""
-    bench.measure_resumed(CRASH, lambda: os.kill(bench.daemon.pid(), signal.SIGKILL))
+    bench.measure_resumed(CRASH, lambda: bench.daemon.send(signal.SIGKILL))
     signs_secs = 30 / 3  # between two signs of life; the strike comes at any moment between them
     threading.Event().wait(random.uniform(0.0, signs_secs))
-    bench.measure_resumed(HANG, lambda: os.kill(bench.daemon.pid(), signal.SIGSTOP))
+    bench.measure_resumed(HANG, lambda: bench.daemon.send(signal.SIGSTOP))
     bench.measure_resumed(CONTROLLER, lambda: bench.lab.reboot("controller", wait=False))
 
     one, other = bench.lab.machines

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +57,10 @@ class Daemon:
 
     def text(self) -> str:
         """The end of what it logged."""
+        raise NotImplementedError
+
+    def pid(self) -> int:
+        """Its process as this computer knows it; 0 when there is none."""
         raise NotImplementedError
 
     def ask(self, command: str, **args: Any) -> dict[str, Any]:
@@ -97,6 +105,57 @@ class Daemon:
                 raise AssertionError(f"not within {secs} s: {what}\n{self.text()}")
             pause.wait(0.05)
 
+    def await_running(self, name: str, *, then: Callable[[], None] = lambda: None, secs: float = 30) -> str:
+        """Wait until every participant of an experiment's attempt has been started; the name of its test.
+
+        `then` is called while the daemon still stands there. A kill with only some of them started ends the attempt
+        and begins another one, as promised, so a test that wants to see it go on must not strike any earlier.
+        """
+        test = ""
+
+        def runs() -> bool:
+            nonlocal test
+            with self.frozen() as pid:
+                life = self.memory().lives.get(name, {}) if pid else {}
+                if life.get("state") == "running" and life["confirmed"]:
+                    test = str(life["test"])
+                    then()
+            return bool(test)
+
+        self.until(runs, f"a test of {name} runs", secs)
+        return test
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[int]:
+        """Its pid; it stands still in the block."""
+        pid = self.pid()
+        if not pid:
+            yield 0
+            return
+        try:
+            os.kill(pid, signal.SIGSTOP)
+        except ProcessLookupError:
+            yield 0
+            return
+        try:
+            deadline = time.monotonic() + 5
+            while not stopped(pid):  # a millisecond: no pause
+                assert time.monotonic() < deadline, "the daemon does not stand still"
+            yield pid
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send its process a signal."""
+        pid = self.pid()
+        assert pid, self.text()  # 0 would be all of us
+        os.kill(pid, number)
+
+    def memory(self) -> Memory:
+        """A copy of its memory, as a daemon that starts now would find it. It must be stopped, dead or frozen."""
+        return Memory(self.state)
+
     def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`autoperfctl WORDS`, beside this daemon."""
         raise NotImplementedError
@@ -115,6 +174,22 @@ class Daemon:
         """The rows of an experiment's ESS."""
         with (self.state / "results" / folder / "ess.csv").open(newline="") as file:
             return list(csv.DictReader(file))
+
+
+class Memory:
+    """What a copy of the daemon's database says."""
+
+    def __init__(self, state: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for path in state.glob("autoperf.db*"):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(path, Path(folder, path.name))
+            with contextlib.closing(sqlite3.connect(Path(folder, "autoperf.db"))) as db:
+                db.row_factory = sqlite3.Row
+                rows = db.execute("SELECT * FROM experiments JOIN lives ON experiment = id").fetchall()
+                self.lives = {row["name"]: {**json.loads(row["life"]), "folder": row["folder"]} for row in rows}
+                found = db.execute("SELECT value FROM meta WHERE key = 'installation'").fetchone()
+                self.installation = str(found[0]) if found else ""
 
 
 class LiveDaemon(Daemon):
@@ -151,6 +226,9 @@ class LiveDaemon(Daemon):
             return bool(self.ask("status")["ok"])
         except OSError:
             return False
+
+    def pid(self) -> int:
+        return self.process.pid if self.process is not None and self.process.poll() is None else 0
 
     def kill(self) -> None:
         """SIGKILL, at once."""
@@ -194,3 +272,19 @@ def experiment_toml(name: str, settings: str, machines: str, **keys: Any) -> str
     kind = [] if "combination_generation_type" in keys else ['combination_generation_type = "pcg"']
     head = ["[[experiments]]", f"experiment_name = {json.dumps(name)}", *kind, *lines]
     return "\n".join([*head, "[experiments.qos_settings]", settings, machines])
+
+
+def stopped(pid: int) -> bool:
+    """Whether every thread of a process stands still (or it is gone)."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        return all(_thread_state(pid, thread) in "TtZX" for thread in threads)
+    except FileNotFoundError:
+        return True
+
+
+def _thread_state(pid: int, thread: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"

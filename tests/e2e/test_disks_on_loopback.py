@@ -58,7 +58,7 @@ def begin(daemon: LiveDaemon, lab: LoopbackLab) -> None:
     daemon.start()
     daemon.trust(lab.machines)
     daemon.drop("a.toml", experiment_toml("small", TESTS, machines(lab), reboot="never"))
-    daemon.until(lambda: daemon.experiment("small").get("current"), "a test runs")
+    daemon.await_running("small")
 
 
 def finish(daemon: LiveDaemon) -> None:

@@ -33,8 +33,7 @@ def test_nothing_runs_on_an_older_memory_before_a_person_has_said_so(
     try:
         daemon.trust(loopback_lab.machines)
         daemon.drop("a.toml", experiment_toml("old", TESTS, machines(loopback_lab), reboot="never"))
-        daemon.until(lambda: daemon.experiment("old").get("current"), "a test runs")
-        daemon.kill()
+        daemon.await_running("old", then=daemon.kill)
         files = list(daemon.state.glob("autoperf.db*"))
         older = {path: path.read_bytes() for path in files}
         daemon.start()

@@ -133,8 +133,7 @@ def test_a_tool_that_is_replaced_between_two_tests_is_told_of(daemon: LiveDaemon
 def test_a_killed_daemon_finds_the_running_attempt_again(daemon: LiveDaemon, loopback_lab: LoopbackLab) -> None:
     daemon.drop("a.toml", experiment_toml("kills", SETTINGS, machines(loopback_lab), reboot="never"))
     for _ in range(2):
-        daemon.until(lambda: daemon.experiment("kills").get("current") is not None, "an attempt is open")
-        daemon.kill()
+        daemon.await_running("kills", then=daemon.kill)
         daemon.start()
     daemon.await_outcome("kills", secs=60)
     rows = daemon.ess("kills")

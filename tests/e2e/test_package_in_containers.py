@@ -133,6 +133,7 @@ def test_two_daemons_on_one_controller(bare_lab: ContainerLab) -> None:
         daemon.await_state(daemon.instance, "running")
         said = daemon.ctl("doctor").stdout
         assert ("is not enabled" in said) == (daemon is south) and "DDS domains" not in said, said
+    south.await_running("south")
     south.systemctl("stop")
     north.await_outcome("north")
     assert south.ctl("status").returncode == 3 and f"systemctl start {south.unit}" in south.ctl("status").stdout

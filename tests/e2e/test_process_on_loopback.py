@@ -41,23 +41,17 @@ FOR = Event()  # never set: lets a fault last for a while
 class Process(LiveDaemon):
     """A daemon whose process is looked at."""
 
-    @property
-    def pid(self) -> int:
-        """Its pid."""
-        assert self.process is not None
-        return self.process.pid
-
     def lives(self) -> bool:
         """Whether the process is still the same one."""
         return self.process is not None and self.process.poll() is None
 
     def open_descriptors(self) -> list[int]:
         """The descriptors it has open."""
-        return [int(name) for name in os.listdir(f"/proc/{self.pid}/fd")]
+        return [int(name) for name in os.listdir(f"/proc/{self.pid()}/fd")]
 
     def cpu_secs(self) -> float:
         """Processor time it has used."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.pid()}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def try_to_ask(self, command: str, secs: float = 1.0) -> str:
@@ -70,7 +64,7 @@ class Process(LiveDaemon):
         """The experiment "one" for the lab's machines; returns when the participants of its first attempt run."""
         self.trust(lab.machines)
         self.drop("one.toml", experiment_toml("one", settings, machines(lab), reboot="never", **keys))
-        self.await_state("one", "running")
+        self.await_running("one")
 
     def ended_well(self, tests: int = 1) -> None:
         """So many tests have their one success each, in one attempt each, and everything verifies."""
@@ -122,14 +116,14 @@ def test_a_storm_of_signals_is_no_death(daemon: Process, loopback_lab: LoopbackL
     ]
     drawn = random.Random(3).choices(numbers, k=10_000)
     for at, number in enumerate(drawn):
-        os.kill(daemon.pid, number)
+        daemon.send(number)
         if at % 2500 == 0:
             assert daemon.ask("status")["ok"]
     assert set(drawn) == set(numbers)
     fired("P5", f"{len(drawn)} signals of {len(numbers)} kinds, then an interrupt")
     daemon.ended_well()
     assert daemon.lives() and daemon.process is not None
-    os.kill(daemon.pid, signal.SIGINT)
+    daemon.send(signal.SIGINT)
     assert daemon.process.wait(30) == 0
     assert "ended in order" in daemon.text()
 
@@ -139,12 +133,12 @@ def test_a_pause_of_the_process_costs_nothing(daemon: Process, loopback_lab: Loo
     """It stands still until the test's deadline and the grace after it are over: the test ended well long before."""
     daemon.start()
     daemon.give(loopback_lab, buffer_secs=3)
-    os.kill(daemon.pid, signal.SIGSTOP)
+    daemon.send(signal.SIGSTOP)
     try:
         FOR.wait(3 + 3 + 3 + 1)
-        state = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{daemon.pid()}/stat").read_text().rpartition(")")[2].split()[0]
     finally:
-        os.kill(daemon.pid, signal.SIGCONT)
+        daemon.send(signal.SIGCONT)
     assert state == "T"
     fired("P6", f"its process was in state {state} for 10 s")
     daemon.ended_well()
@@ -171,15 +165,15 @@ def test_the_surroundings_change_nothing(daemon: Process, loopback_lab: Loopback
     words = [f"{key}={value}" for key, value in environment.items()]
     path = f"PATH={os.environ['PATH']}"  # of the shell only, which looks for setsid
     daemon.start("env", "-i", path, "sh", "-c", script.replace("exec ", f"exec env -i {' '.join(words)} "), "sh")
-    found = Path(f"/proc/{daemon.pid}/environ").read_text().split("\0")[:-1]
+    found = Path(f"/proc/{daemon.pid()}/environ").read_text().split("\0")[:-1]
     assert found == words
-    where = os.readlink(f"/proc/{daemon.pid}/cwd")
-    umask = re.findall(r"^Umask:\s*(\d+)$", Path(f"/proc/{daemon.pid}/status").read_text(), re.M)
+    where = os.readlink(f"/proc/{daemon.pid()}/cwd")
+    umask = re.findall(r"^Umask:\s*(\d+)$", Path(f"/proc/{daemon.pid()}/status").read_text(), re.M)
     fired("P11", f"environment {found}, folder {where}, umask {umask} by now")
     if "<&-" in script:
-        assert {os.readlink(f"/proc/{daemon.pid}/fd/{fd}") for fd in (0, 1, 2)} == {os.devnull}
+        assert {os.readlink(f"/proc/{daemon.pid()}/fd/{fd}") for fd in (0, 1, 2)} == {os.devnull}
     if "setsid" in script:
-        assert os.getsid(daemon.pid) == daemon.pid
+        assert os.getsid(daemon.pid()) == daemon.pid()
     daemon.give(loopback_lab)
     daemon.ended_well()
     daemon.drop("bad.toml", "x = 1\n")
@@ -287,7 +281,7 @@ def test_without_descriptors_work_waits(daemon: Process, loopback_lab: LoopbackL
     daemon.start()
     daemon.give(loopback_lab, ONE.replace("[100]", "[100, 200]"))
     before = daemon.cpu_secs()
-    with limited(daemon.pid, resource.RLIMIT_NOFILE, max(daemon.open_descriptors()) + 1), Callers(daemon) as callers:
+    with limited(daemon.pid(), resource.RLIMIT_NOFILE, max(daemon.open_descriptors()) + 1), Callers(daemon) as callers:
         daemon.until(callers.one_more_is_refused, "the callers take every descriptor below the limit", 20)
         daemon.drop("bad.toml", "x = 1\n")
         struck = f"the queue folder {daemon.queue} cannot be used: Too many open files"
@@ -327,8 +321,8 @@ def no_threads(daemon: Process, strace: str) -> Iterator[Callable[[], contextlib
     def refusing() -> Iterator[Path]:
         trace, calls = daemon.root / "trace", "clone,clone3,fork,vfork"
         argv = [strace, "-f", "-qq", "-o", str(trace), "-e", f"trace={calls}", "-e", f"inject={calls}:error=EAGAIN"]
-        tracers.append(subprocess.Popen([*argv, "-p", str(daemon.pid)], stdin=subprocess.DEVNULL))
-        tasks = Path(f"/proc/{daemon.pid}/task")
+        tracers.append(subprocess.Popen([*argv, "-p", str(daemon.pid())], stdin=subprocess.DEVNULL))
+        tasks = Path(f"/proc/{daemon.pid()}/task")
         until(
             lambda: all(f"TracerPid:\t{tracers[0].pid}\n" in (task / "status").read_text() for task in tasks.iterdir()),
             "the daemon is not traced",
@@ -383,10 +377,10 @@ def test_running_out_of_memory_is_a_crash_like_others(daemon: Process, loopback_
         manager.settimeout(WATCHDOG_SECS)
         daemon.start(NOTIFY_SOCKET=str(daemon.root / "notify"), WATCHDOG_USEC=f"{WATCHDOG_SECS * 1e6:.0f}")
         daemon.give(loopback_lab)
-        pages = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[0])
+        pages = int(Path(f"/proc/{daemon.pid()}/statm").read_text().split()[0])
         size = pages * os.sysconf("SC_PAGE_SIZE")
         # 64 callers are served, on a thread each whose stack takes 8 MiB of addresses; what they say is a gigabyte.
-        with limited(daemon.pid, resource.RLIMIT_AS, size + (700 << 20)), contextlib.ExitStack() as callers:
+        with limited(daemon.pid(), resource.RLIMIT_AS, size + (700 << 20)), contextlib.ExitStack() as callers:
             for _ in range(100):
                 caller = callers.enter_context(socket.socket(socket.AF_UNIX))
                 caller.settimeout(1)
@@ -396,7 +390,7 @@ def test_running_out_of_memory_is_a_crash_like_others(daemon: Process, loopback_
             assert daemon.lives(), daemon.text()
         daemon.until(daemon.answers, "it answers", 15)
         assert daemon.process is not None
-        with limited(daemon.pid, resource.RLIMIT_AS, 1):
+        with limited(daemon.pid(), resource.RLIMIT_AS, 1):
             deadline = time.monotonic() + 60
             while daemon.lives() and manager_heard(manager):
                 assert time.monotonic() < deadline, daemon.text()
@@ -441,7 +435,7 @@ def test_a_memory_that_gives_errors_is_waited_for(daemon: Process, strace: str, 
     assert told["hold"].startswith("held by"), "the last that is known"
     assert not daemon.ask("resume")["ok"]
     assert memory.read_bytes() == before
-    (tracer,) = re.findall(r"^TracerPid:\s*(\d+)$", Path(f"/proc/{daemon.pid}/status").read_text(), re.M)
+    (tracer,) = re.findall(r"^TracerPid:\s*(\d+)$", Path(f"/proc/{daemon.pid()}/status").read_text(), re.M)
     os.kill(int(tracer), signal.SIGTERM)  # it lets go of the daemon: the disk is well again
     daemon.until(lambda: daemon.ask("status")["data"]["refuge"] is None, "it goes on", 15)
     assert daemon.lives() and daemon.ask("status")["data"]["hold"].startswith("held by")

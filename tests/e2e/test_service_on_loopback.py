@@ -68,11 +68,6 @@ class Serviced(LiveDaemon):
         text = TESTS.format(sizes=", ".join(map(str, sizes)))
         self.drop("a.toml", experiment_toml(NAME, text, machines(lab), reboot="never"))
 
-    def await_running(self) -> str:
-        """Wait until participants run; the name of their test."""
-        self.until(lambda: (self.experiment(NAME).get("current") or {}).get("running_for", 0) > 0, "a test runs")
-        return str(self.experiment(NAME)["current"]["test"])
-
     def check_end(self, tests: int) -> list[dict[str, str]]:
         """Wait for the end: one success for each test, nothing blamed on anybody; the rows."""
         self.await_outcome(NAME, secs=90)
@@ -116,7 +111,7 @@ def test_a_package_that_is_replaced_is_not_read_again(
     refused = daemon.queue / "rejected" / "bad.toml.error.txt"
     daemon.until(refused.exists, "a wrong file is refused")
     assert "bad.toml:2" in refused.read_text(), refused.read_text()
-    daemon.await_running()
+    daemon.await_running(NAME)
     for command in ("status", "list", "halt", "resume"):
         assert daemon.ask(command)["ok"], command
     daemon.check_end(2)
@@ -162,8 +157,7 @@ def test_a_reboot_of_the_controller_loses_nothing(daemon: Serviced, loopback_lab
     daemon.await_answer()
     daemon.give(loopback_lab, 100, 200)
     for number in range(2):
-        name = daemon.await_running()
-        daemon.kill()
+        name = daemon.await_running(NAME, then=daemon.kill)
         shutil.rmtree(daemon.runtime)
         daemon.runtime.mkdir()
         daemon.begin(AUTOPERF_BOOT_ID=uuid.uuid4().hex)
@@ -180,8 +174,7 @@ def test_a_boot_without_a_network_waits_for_one(daemon: Serviced, loopback_lab: 
     daemon.begin()
     daemon.await_answer()
     daemon.give(loopback_lab, 100, 200)
-    name = daemon.await_running()
-    daemon.kill()
+    name = daemon.await_running(NAME, then=daemon.kill)
     network = f"autoperf-s6-{os.getpid()}"
     netns.run(["ip", "netns", "add", network])
     try:
@@ -203,7 +196,7 @@ def test_a_boot_without_a_network_waits_for_one(daemon: Serviced, loopback_lab: 
     assert [(row["test_name"], row["end_status"], row["attempt_number"], row["blame"]) for row in rows] == [
         (name, "success", "1", ""),
         (rows[1]["test_name"], "success", "1", ""),
-    ]
+    ], rows
     assert rows[1]["start_timestamp"].startswith("1970-"), rows
 
 

@@ -144,7 +144,7 @@ def test_a_disk_that_takes_long_is_waited_for(container_lab: ContainerLab, fired
     daemon.start()
     settings = TESTS.replace("[100, 200, 300, 400]", "[100]").replace("[10, 20, 30, 40, 50]", "[10, 20]")
     daemon.run(experiment("slow", settings, container_lab.machines[:2], "pub sub", reboot="never"))
-    daemon.until(lambda: daemon.experiment("slow").get("current"), "a test runs")
+    daemon.await_running("slow")
     injector = Injector(daemon.pid(), Point("fdatasync", 2, "SLOW"))
     try:
         fired("D9", injector.struck(SLOW_SECS + 30))
