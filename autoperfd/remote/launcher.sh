@@ -31,6 +31,17 @@ boot_id() { read -r boot_id <"${AUTOPERF_BOOT_ID_FILE:-/proc/sys/kernel/random/b
 self() { read -r self rest </proc/self/stat; } # $$ is the parent's in a subshell
 uptime() { read -r uptime rest </proc/uptime || uptime=0; }
 
+now() { # sets $clock and $uptime to one moment: looked at anew where the machine stood still in between
+  for try in 1 2 3; do
+    uptime
+    since=$uptime
+    clock=$(date +%s.%N)
+    uptime
+    # A 1 in front of the hundredths, for 08 would be octal.
+    [ $((1${uptime#*.} - 1${since#*.} + (${uptime%.*} - ${since%.*}) * 100)) -gt 5 ] || return 0
+  done
+}
+
 birth() { # PID: sets $birth to its start time, field 22 after the name, which may hold anything
   birth=
   { read -r birth <"/proc/$1/stat"; } 2>/dev/null || return 1
@@ -55,13 +66,13 @@ notify() { # FIFO: wakes every waiting verb, those whose link is long gone inclu
 
 marked() { # MARK BUT...: sets $marked to the processes whose environment has MARK and none of the others
   set +f
-  marked=$(grep -lsF -e "$1" /proc/[0-9]*/environ)
+  marked=$(grep -lszF -e "$1" /proc/[0-9]*/environ) # -z: busybox sees nothing behind a NUL without it
   set -f
   shift
   [ -n "$marked" ] && [ "$#" -gt 0 ] || return 0
   found=$marked marked=
   for path in $found; do
-    for but in "$@"; do grep -qsF -e "$but" "$path" && continue 2; done
+    for but in "$@"; do grep -qszF -e "$but" "$path" && continue 2; done
     marked="$marked $path"
   done
 }
@@ -93,6 +104,16 @@ end_groups() { # SIGNAL WHY: ends the participants that have not ended, noting w
       [ "$why" = - ] && printf '%-20s\n' "$2" 1<>"$d/why.$at"
       kill -s "$1" -- "-$alive_pid" 2>/dev/null
     fi
+    at=$((at + 1))
+  done
+}
+
+recorded() { # is the end of all $count participants recorded?
+  at=0
+  while [ "$at" -lt "$count" ]; do
+    status=
+    { read -r status rest <"$d/rec.$at"; } 2>/dev/null
+    [ "$status" != - ] || return 1
     at=$((at + 1))
   done
 }
@@ -177,7 +198,7 @@ watch() { # COMMS: a look at what may disturb a test, as far as the machine tell
   [ -z "$errors" ] || printf 'link_errors %s\n' "$errors"
   for path in $(grep -lsxF -e "$1" /proc/[0-9]*/comm); do
     path=${path%/comm}
-    grep -qsF AUTOPERF_FOLDER= "$path/environ" && continue # of an attempt
+    grep -qszF AUTOPERF_FOLDER= "$path/environ" && continue # of an attempt
     { read -r comm <"$path/comm"; } 2>/dev/null && printf 'foreign %s %s\n' "${path#/proc/}" "$comm"
   done
   set -f
@@ -322,7 +343,11 @@ end() { # INSTALLATION UID grace|sweep WAIT(0|1): ends the participants that are
     else
       read -r count rest <"$d/count"
       end_groups KILL "$3"
-      sleep 0.2 || sleep 1 # their supervisors record it
+      tries=0 # their supervisors record it, unless a reboot ended them too
+      while [ "$before" = "$boot_id" ] && [ "$tries" -lt 20 ] && ! recorded; do
+        tries=$((tries + 1))
+        sleep 0.1 || sleep 1
+      done
       end_marked "AUTOPERF_FOLDER=$d"
     fi
     exec 3>&-
@@ -764,8 +789,8 @@ launch() { # FOLDER INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICI
         if [ -z "$released" ]; then
           released=yes
           kill "$timer" 2>/dev/null
-          uptime
-          printf '%s %s\n' "$(date +%s.%N)" "$uptime" >"$d/started"
+          now
+          printf '%s %s\n' "$clock" "$uptime" >"$d/started"
           exec 8<>"$d/start" # every parked participant is released by this
           notify ack
           guard "$hard"
@@ -805,8 +830,8 @@ launch() { # FOLDER INSTALLATION UID DEADLINE STOP HARD PARKED LIMIT LOG PARTICI
   marked "AUTOPERF_PARTICIPANT=$d" # what left its group but still carries the mark; the launcher's own do not
   kill_marked
   {
-    uptime
-    printf 'clock %s %s\n' "$(date +%s.%N)" "$uptime"
+    now
+    printf 'clock %s %s\n' "$clock" "$uptime"
     watch "$comms"
   } >"$d/watch1"
   boot_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -17,6 +18,7 @@ import pytest
 from autoperfd.remote import answers
 from autoperfd.remote.shell import COMMAND, LAUNCHER, Shell
 from tests.faults import Fired
+from tests.remote.support import until
 
 INSTALLATION = "00112233aabbccdd"
 VALUES = ["a b", "", "$(id)", "line\nbreak", "'\"\\", "é\udcff", "~", "trailing\n"]
@@ -146,22 +148,22 @@ def prepared(shell: Shell, uid: str, *participants: list[str], deadline: int = 1
 
 @pytest.mark.parametrize("values", [VALUES, [value for value in VALUES if "\n" not in value]], ids=["nul", "lines"])
 def test_a_whole_attempt(shell: Shell, home: Path, values: list[str]) -> None:
-    uid = uuid.uuid4().hex
+    uid, clock = uuid.uuid4().hex, time.time()
     place = [INSTALLATION, uid]
     text = 'printf "%s|" "$NAME" "$@"; echo err >&2; exit 3'
     argv = ["/bin/sh", "-c", text, "script", *values]
-    assert prepared(shell, uid, argv, ["/bin/sh", "-c", "kill -9 $$"], ["/bin/sleep", "60"], deadline=1) == "parked"
+    assert prepared(shell, uid, argv, ["/bin/sh", "-c", "kill -9 $$"], ["/bin/sleep", "60"], deadline=4) == "parked"
     assert answers.found(shell.ask("state", place, (), 5)).state == "parked"
     assert shell.ask("go", place, (), 5).startswith("running ")
     assert shell.ask("go", place, (), 5).startswith("running ")
-    state = answers.found(shell.ask("await", [*place, "all"], (), 8))
+    state = answers.found(shell.ask("await", [*place, "all"], (), 15))
     while state.state == "running":
-        state = answers.found(shell.ask("await", [*place, "all"], (), 8))
+        state = answers.found(shell.ask("await", [*place, "all"], (), 15))
     assert (state.state, state.before, state.after) == ("done", state.boot, state.boot)
     assert state.boot == "11111111-2222-3333-4444-555555555555"
     assert [ending.status for ending in state.endings] == [3, 137, 143]
     assert [ending.why for ending in state.endings] == ["", "", "deadline"]
-    assert state.started is not None and abs(state.started - time.time()) < 10
+    assert state.started is not None and int(clock) <= state.started <= time.time()  # busybox tells whole seconds
 
     names = ["out0", "err0", "out1", "launcher.log", "absent"]
     shell.begin("fetch", [*place, 1000, 0, *names], (), time.monotonic() + 5)
@@ -174,6 +176,59 @@ def test_a_whole_attempt(shell: Shell, home: Path, values: list[str]) -> None:
     assert sent["launcher.log"] == b""
     assert set(hashes) == set(sent)
     assert not (home / ".autoperf" / "busy").exists()
+
+
+# Every other time it is started, the machine stands still before it tells.
+STALLING = """#!/bin/sh
+if [ -e "$0.stalled" ]; then rm "$0.stalled"; else : >"$0.stalled" && sleep 1; fi
+exec {} "$@"
+"""
+
+
+def test_a_stall_between_two_looks_at_the_time_is_no_step_of_the_clock(shell: Shell, home: Path) -> None:
+    date = home / "bin" / "date"
+    date.parent.mkdir()
+    date.write_text(STALLING.format(shutil.which("date")))
+    date.chmod(0o755)
+    uid = uuid.uuid4().hex
+    place = [INSTALLATION, uid]
+    assert prepared(shell, uid, ["/bin/sh", "-c", "exit 0"]) == "parked"
+    assert shell.ask("go", place, (), 15).startswith("running ")
+    state = answers.found(shell.ask("await", [*place, "all"], (), 15))
+    assert state.state == "done" and state.started and state.released
+    after = state.watch_after
+    assert after and after.wall and after.uptime
+    assert abs((after.wall - after.uptime) - (state.started - state.released)) < 0.2
+
+
+def test_ended_without_a_launcher_a_late_record_is_waited_for(shell: Shell, home: Path) -> None:
+    uid = uuid.uuid4().hex
+    place = [INSTALLATION, uid]
+    assert prepared(shell, uid, ["/bin/sleep", "60"]) == "parked"
+    shell.ask("go", place, (), 5)
+    launcher, participant = (
+        int((home / ".autoperf" / INSTALLATION / uid / name).read_text().split()[0]) for name in ("launcher", "pid.0")
+    )
+    supervisor = int(Path(f"/proc/{participant}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(launcher, signal.SIGKILL)
+    until(lambda: answers.found(shell.ask("state", place, (), 5)).state == "lost")
+    os.kill(supervisor, signal.SIGSTOP)
+    late = threading.Timer(0.5, os.kill, (supervisor, signal.SIGCONT))
+    late.start()
+    state = answers.found(shell.ask("end", [*place, "sweep", 0], (), 15))
+    late.join()
+    assert [(ending.status, ending.why) for ending in state.endings] == [(137, "sweep")]
+
+
+def test_what_left_its_group_is_ended_by_its_mark(shell: Shell, home: Path) -> None:
+    """Its environment says whose it is, after whatever else stands there."""
+    place, pid = [INSTALLATION, uuid.uuid4().hex], home / "escaped"
+    escapes = 'setsid sh -c \'echo $$ >"$1"; exec sleep 60\' sh "$1" & while ! [ -s "$1" ]; do sleep 0.1; done'
+    assert prepared(shell, place[1], ["/bin/sh", "-c", escapes, "sh", str(pid)]) == "parked"
+    shell.ask("go", place, (), 5)
+    assert answers.found(shell.ask("await", [*place, "all"], (), 15)).state == "done"
+    escaped = Path("/proc", pid.read_text().strip())
+    until(lambda: not escaped.exists() or "\nState:\tZ" in (escaped / "status").read_text())
 
 
 def test_second_start_is_refused_and_tells_what_is_there(shell: Shell) -> None:
