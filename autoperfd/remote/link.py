@@ -36,6 +36,7 @@ KEY_EXCHANGES = (
     "ecdh-sha2-nistp384",
     "ecdh-sha2-nistp521",
 )
+GONE_SECS = 0.5  # for so long a connection is waited for that may be about to end with its conversation
 
 
 class _Transport(paramiko.Transport):
@@ -183,7 +184,8 @@ class Link:
             shell.close()
         transport = self._transport
         if kind == "lost" and transport is not None:
-            transport.join(0.02)  # when the connection ends, its conversations hear of it a little earlier
+            # When the connection ends, its conversations hear of it a little earlier; a busy controller takes a while.
+            transport.join(GONE_SECS)
         if kind != "lost" or transport is None or not transport.is_active():
             self.close()
 
