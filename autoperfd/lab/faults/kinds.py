@@ -158,11 +158,19 @@ def machine_cycled(arena: Arena, draw: Draw) -> Course:
 
 def machine_rebooted(arena: Arena, draw: Draw) -> Course:
     """It reboots by itself."""
-    before = draw.machine.boot_id()
-    draw.machine.run("systemctl reboot")
-    yield from until(lambda: draw.machine.boot_id() not in ("", before), f"{draw.machine.name} reboots", BOOT_SECS)
-    yield f"{draw.machine.name} rebooted: {before[:8]} became {draw.machine.boot_id()[:8]}"
-    yield from until(draw.machine.answers, f"{draw.machine.name} answers after its reboot", BOOT_SECS)
+    machine, before = draw.machine, ""
+
+    def told() -> bool:
+        nonlocal before
+        with contextlib.suppress(AutoperfError):  # the daemon may have it reboot just now
+            before = machine.boot_id()
+            return bool(before) and machine.run("systemctl reboot").returncode == 0
+        return False
+
+    yield from until(told, f"{machine.name} can be told to reboot")
+    yield from until(lambda: machine.boot_id() not in ("", before), f"{machine.name} reboots", BOOT_SECS)
+    yield f"{machine.name} rebooted: {before[:8]} became {machine.boot_id()[:8]}"
+    yield from until(machine.answers, f"{machine.name} answers after its reboot", BOOT_SECS)
 
 
 def sshd_hung(arena: Arena, draw: Draw) -> Course:
@@ -204,7 +212,14 @@ def host_key_changed(arena: Arena, draw: Draw) -> Course:
     """It shows another host key, so the daemon halts; a person looks and trusts it, and it goes on by itself."""
     name, machine = arena.of(draw.machine.name), draw.machine
     text, _ = arena.experiments[name]
-    machine.run(NEW_KEY, check=True)
+
+    def changed() -> bool:
+        with contextlib.suppress(AutoperfError):  # the daemon may have it reboot just now
+            machine.run(NEW_KEY, check=True)
+            return True
+        return False
+
+    yield from until(changed, f"{machine.name} gets a new host key")
     yield from until(machine.answers, f"sshd of {machine.name} answers with its new key")
     yield from until(lambda: _halted(arena, name, machine), f"{name} halts for the new host key of {machine.name}")
     yield f"{name} halted: {arena.states[name]['halted_reason'][:100]}"
