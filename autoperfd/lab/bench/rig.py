@@ -47,7 +47,6 @@ throttled = "record"
 disk_reserve_mb = 10
 [queue]
 settle_secs = 0.05
-rescan_secs = 5
 """
 
 
