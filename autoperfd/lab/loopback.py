@@ -36,6 +36,7 @@ from autoperfd.lab.machines import (
     copy_executable,
     machines_toml,
     make_key,
+    start_time,
     until,
 )
 
@@ -251,17 +252,27 @@ class LoopbackLab:
         self.count = len(self.machines)
 
     def _end_orphans(self, name: str) -> None:
-        """Ends what a first process left that was itself killed: known by environment or sshd's config."""
+        """Ends what a first process left that was itself killed: known by environment or sshd's config.
+
+        Returns when it is gone, for the next sshd wants its port.
+        """
         folder = str(self.machine_folder(name))
         variable = f"AUTOPERF_LAB_MACHINE={folder}".encode()
         config = f"{folder}/sshd_config".encode()
+        ended: dict[int, str] = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             with contextlib.suppress(OSError):
                 ours = config in (entry / "cmdline").read_bytes()
                 if ours or variable in (entry / "environ").read_bytes().split(b"\0"):
+                    started = start_time(int(entry.name))
                     os.kill(int(entry.name), signal.SIGKILL)
+                    ended[int(entry.name)] = started
+        until(
+            lambda: not any(started and start_time(pid) == started for pid, started in ended.items()),
+            f"what was left of {name} did not end",
+        )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -636,7 +636,8 @@ def test_no_torn_or_mixed_file_is_taken_in_any_race(live: Place, monkeypatch: py
     """Files written in parts, renamed over one another, and edited through an old descriptor after their claim."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)  # no power is cut here
     engine = live.engine
-    live.spool = Spool(live.folder, quick, engine.offer, engine.refuse, rescan_secs=1, settle_secs=0.5)
+    # The writer may be held up for less than settle_secs; what is closed or renamed is taken at once.
+    live.spool = Spool(live.folder, quick, engine.offer, engine.refuse, rescan_secs=1, settle_secs=5)
     live.spool.start()
     edited = {}
     for n in range(RACES):

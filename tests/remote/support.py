@@ -20,7 +20,7 @@ from autoperfd.remote import Fleet, Order, Outcome, Timing
 
 INSTALLATION = "00112233aabbccdd"
 QUICK = Timing(
-    connect_secs=3, answer_secs=6, probe_secs=3, prepared_secs=20, boot_budget_secs=10, stop_secs=1, grace_secs=1
+    connect_secs=10, answer_secs=6, probe_secs=3, prepared_secs=20, boot_budget_secs=10, stop_secs=1, grace_secs=1
 )
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from autoperfd.remote import Fleet, Order, Outcome, Timing
 from autoperfd.remote.attempt import BANNER_SECS, RECONNECT_PAUSES, RECONNECT_SECS
 from autoperfd.remote.crew import Call
 from autoperfd.remote.heartbeat import READ_SECS, Heartbeat
-from autoperfd.remote.link import Link
+from autoperfd.remote.link import Line, Link
 from autoperfd.remote.tcp import KEEPALIVE_AGAIN_SECS, silence_secs
 from tests.bounds import SOON_SECS
 from tests.faults import Fired
@@ -118,9 +119,9 @@ def test_records_say_how_each_participant_ended(bench: Bench) -> None:
         script("sub_1", bench.p1, "trap '' TERM; sleep 30 & wait; wait; sleep 30", role="sub"),
         replace(script("sub_2", bench.p2, "", role="sub"), argv=("/nowhere/at all",)),
         script("sub_3", bench.p2, "sleep 30", role="sub"),
-        deadline=1,
+        deadline=4,
     )
-    began = time.monotonic()
+    began, clock = time.monotonic(), time.time()
     records = by_name(make(bench.fleet(), order))
     assert time.monotonic() - began < SOON_SECS
 
@@ -134,12 +135,20 @@ def test_records_say_how_each_participant_ended(bench: Bench) -> None:
     assert how("sub_1") == (None, signal.SIGKILL, "deadline")
     assert how("sub_2") == (127, None, "self")
     assert how("sub_3") == (None, signal.SIGTERM, "deadline")
-    assert 1.0 <= (records["sub_3"].elapsed or 0) < SOON_SECS
+    assert 3.99 <= (records["sub_3"].elapsed or 0) < SOON_SECS  # the machine counts hundredths
     assert (records["pub_0"].elapsed or 0) < (records["sub_3"].elapsed or 0)
-    assert abs((records["pub_0"].started or 0) - time.time()) < 10
+    assert clock <= (records["pub_0"].started or 0) <= time.time()
 
 
-def test_boot_ids_files_and_stagger_are_told(bench: Bench) -> None:
+def test_boot_ids_files_and_stagger_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    together, ask = threading.Barrier(2), Line.ask
+
+    def met(line: Line, verb: str, *rest: Any, **more: Any) -> str:
+        if verb == "go":
+            together.wait(10)  # breaks where one machine is asked after the other
+        return ask(line, verb, *rest, **more)
+
+    monkeypatch.setattr(Line, "ask", met)
     order = bench.order(
         script("pub_0", bench.p1, "echo out; echo err >&2; echo data >pub_0.csv", files=("pub_0.csv", "never")),
         script("sub_0", bench.p2, "exit 0", role="sub"),
@@ -149,7 +158,12 @@ def test_boot_ids_files_and_stagger_are_told(bench: Bench) -> None:
     boots = {machine.name: bench.lab.boot_id(machine.name) for machine in bench.machines}
     assert outcome.boot_before == outcome.boot_after == boots
     assert outcome.how_found == "started" and len(started) == 1
-    assert outcome.stagger_secs is not None and 0 <= outcome.stagger_secs < 0.5
+    starts = [
+        float((bench.attempt_folder(machine, order.uid) / "started").read_text().split()[0])
+        - outcome.clock[machine.name]
+        for machine in bench.machines
+    ]
+    assert outcome.stagger_secs == round(max(starts) - min(starts), 4)
     assert set(outcome.clock) == {"p1", "p2"}
     assert outcome.problems == {}
     sizes = {(file.machine, file.name): file.size for file in outcome.files}
@@ -260,14 +274,15 @@ def waits_for_its_end(fleet: Fleet, bench: Bench) -> Link:
 def test_ssh_server_that_hangs_in_mid_test_is_told_and_the_attempt_lives_on(bench: Bench, fired: Fired) -> None:
     """The kernel goes on acknowledging for it, so that TCP sees nothing wrong."""
     gate = bench.folder / "gate"
-    timing = replace(QUICK, connect_secs=1.0, link_loss_secs=2.0)
+    timing = replace(QUICK, link_loss_secs=8.0)
     order = replace(bench.order(script("pub_0", bench.p1, HOLD, str(gate))), machines=(bench.p1,))
     started = threading.Event()
     fleet = bench.fleet(timing)
     attempt = Background(lambda: make(fleet, order, on_started=started.set))
     assert started.wait(8)
-    waits_for_its_end(fleet, bench)
+    link = waits_for_its_end(fleet, bench)
     bench.lab.hang_sshd("p1")
+    link.timing = replace(timing, connect_secs=1.0)
     try:
         began = time.monotonic()
         with pytest.raises(MachineAway) as caught:
@@ -284,14 +299,14 @@ def test_ssh_server_that_hangs_in_mid_test_is_told_and_the_attempt_lives_on(benc
 def test_ssh_server_that_hangs_for_a_while_is_found_again(bench: Bench) -> None:
     gate = bench.folder / "gate"
     order = replace(bench.order(script("pub_0", bench.p1, HOLD, str(gate))), machines=(bench.p1,))
-    fleet, started = bench.fleet(replace(QUICK, link_loss_secs=2.0)), threading.Event()
+    fleet, started = bench.fleet(replace(QUICK, link_loss_secs=8.0)), threading.Event()
     attempt = Background(lambda: make(fleet, order, on_started=started.set))
     assert started.wait(8)
     link = waits_for_its_end(fleet, bench)
     bench.lab.hang_sshd("p1")
     try:
         transport = link._transport
-        until(lambda: transport and not transport.is_active())
+        until(lambda: transport and not transport.is_active(), 15)
     finally:
         bench.lab.resume_sshd("p1")
     gate.touch()
@@ -311,10 +326,10 @@ def test_a_long_silence_of_a_machine_that_is_well_costs_nothing(bench: Bench, mo
         return said[-1]
 
     monkeypatch.setattr(Heartbeat, "silent", noted)
-    fleet, started = bench.fleet(replace(QUICK, link_loss_secs=4.0)), threading.Event()
+    fleet, started = bench.fleet(replace(QUICK, link_loss_secs=8.0)), threading.Event()
     attempt = Background(lambda: make(fleet, order, on_started=started.set))
     assert started.wait(8)
-    until(lambda: len(said) >= 2)  # asked, and judged by the answer
+    until(lambda: len(said) >= 2, 15)  # asked, and judged by the answer
     gate.touch()
     outcome = attempt.join()
     assert isinstance(outcome, Outcome) and by_name(outcome)["pub_0"].exit == 0
@@ -331,12 +346,9 @@ def test_by_default_a_machine_that_is_away_in_mid_test_is_told_within_20_s() -> 
 
 def test_deadline_holds_without_a_controller(bench: Bench) -> None:
     order = bench.order(script("pub_0", bench.p1, "sleep 60"), deadline=1)
-    fleet, started = bench.fleet(), threading.Event()
-    lost = Background(lambda: make(fleet, order, on_started=started.set))
-    assert started.wait(8)
-    fleet.close()
+    fleet = bench.fleet()
     with pytest.raises(MachineAway):
-        lost.join()
+        make(fleet, order, on_started=fleet.close)
     until(lambda: (bench.attempt_folder(bench.p1, order.uid) / "done").exists())
     outcome = make(bench.fleet(), order, confirmed=True)
     assert outcome.how_found == "finished"
@@ -344,7 +356,7 @@ def test_deadline_holds_without_a_controller(bench: Bench) -> None:
 
 
 def test_killed_launcher_leaves_nothing_running(bench: Bench) -> None:
-    order = bench.order(script("pub_0", bench.p1, "sleep 60"), deadline=1)
+    order = bench.order(script("pub_0", bench.p1, "sleep 60"), deadline=5)
     fleet, started = bench.fleet(), threading.Event()
     attempt = Background(lambda: make(fleet, order, on_started=started.set))
     assert started.wait(8)
@@ -377,13 +389,12 @@ def test_only_one_machine_started_is_ended_and_told(bench: Bench) -> None:
 
 def test_prepared_but_never_started_gives_up_and_can_be_made_ready_again(bench: Bench) -> None:
     order = bench.order(script("pub_0", bench.p1, "exit 0"), script("sub_0", bench.p2, "exit 0"))
-    fleet = bench.fleet(replace(QUICK, prepared_secs=1))
     folders = [bench.attempt_folder(machine, order.uid) for machine in bench.machines]
-    prepare_only(bench, order, secs=1)
+    prepare_only(bench, order, secs=3)
     pids = [bench.pids(machine, order.uid) for machine in bench.machines]
     until(lambda: all((folder / "done").exists() for folder in folders))
     until(lambda: not any(running(pid) for each in pids for pid in each.values()))
-    outcome = make(fleet, order)
+    outcome = make(bench.fleet(), order)
     assert outcome.how_found == "started"
     assert [record.exit for record in outcome.records] == [0, 0]
 
@@ -428,7 +439,10 @@ def test_machine_that_rebooted_in_mid_test_shows_two_boot_ids(bench: Bench, fire
     attempt = Background(lambda: make(fleet, order, on_started=started.set))
     assert started.wait(8)
     bench.lab.reboot("p1")
-    outcome = attempt.join()
+    try:
+        outcome = attempt.join()
+    except MachineAway:  # a boot that takes longer than its link is tried for; the daemon asks again too
+        outcome = make(bench.fleet(), order, confirmed=True)
     assert isinstance(outcome, Outcome)
     assert (outcome.boot_before["p1"], outcome.boot_after["p1"]) == (before, bench.lab.boot_id("p1"))
     assert before != bench.lab.boot_id("p1")
@@ -498,12 +512,12 @@ def test_subscribers_that_never_end_are_ended_by_grace(bench: Bench) -> None:
         grace=True,
     )
     began = time.monotonic()
-    records = by_name(make(bench.fleet(), order))
+    records = by_name(make(bench.fleet(replace(QUICK, grace_secs=4)), order))
     assert time.monotonic() - began < SOON_SECS
     assert records["pub_0"].ended_by == records["sub_2"].ended_by == "self"
     assert records["sub_0"].ended_by == records["sub_1"].ended_by == "grace"
     assert records["sub_0"].signal == signal.SIGTERM
-    assert (records["sub_0"].elapsed or 0) >= 1.0
+    assert (records["sub_0"].elapsed or 0) >= 3.99
 
 
 def test_a_failed_publisher_gives_no_grace(bench: Bench) -> None:
@@ -569,14 +583,14 @@ def test_what_cannot_be_carried_is_refused_before_anything_starts(
 
 
 def test_many_participants_start_together(bench: Bench) -> None:
-    participants = [
-        script(f"pub_{at}", bench.machines[at % 2], "cut -d' ' -f1 /proc/uptime; exit 0") for at in range(60)
-    ]
+    met = bench.folder / "met"
+    met.mkdir()
+    # Each waits for all the others, which only those that run at the same time can do; the deadline would end it.
+    text = ': >"$1/$2"; folder=$1; while set -- "$folder"/*; [ "$#" -lt 60 ]; do sleep 0.2; done'
+    participants = [script(f"pub_{at}", bench.machines[at % 2], text, str(met), str(at)) for at in range(60)]
     order = bench.order(*participants)
     outcome = make(bench.fleet(), order)
     assert [record.exit for record in outcome.records] == [0] * 60
-    starts = [float((order.folder / f"pub_{at}.stdout").read_text()) for at in range(60)]
-    assert max(starts) - min(starts) < 3
 
 
 @pytest.mark.fault("M11")

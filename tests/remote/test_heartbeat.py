@@ -91,8 +91,11 @@ def test_a_server_that_answers_is_asked_again_and_again(pair: tuple[socket.socke
     assert end(heartbeat) == "mute"
 
 
-def test_an_answer_that_is_read_late_counts(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_an_answer_that_is_read_late_counts(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As when the controller stood still: time is up before anybody could read."""
+    monkeypatch.setattr("autoperfd.remote.heartbeat.READ_SECS", 10.0)
     transport = Transport(pair[0])
     heartbeat = beat(transport)
     heartbeat.silent()

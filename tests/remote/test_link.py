@@ -15,7 +15,7 @@ import pytest
 
 from autoperfd.core.plan import Machine
 from autoperfd.errors import MachineAway, MachineError, MachineImpossible
-from autoperfd.remote import Fleet
+from autoperfd.remote import Fleet, probe
 from autoperfd.remote.link import _Transport
 from autoperfd.remote.shell import COMMAND
 from tests.bounds import SOON_SECS
@@ -100,15 +100,23 @@ def test_credential_of_the_same_name_wins(bench: Bench) -> None:
 
 
 def test_key_the_machine_refuses_is_told_after_a_while(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoperfd.remote.probe.AUTH_PATIENCE_SECS", 0.5)
+    knock = probe.knock
+
+    def until_the_third(machine: Machine, mode: str, checks: probe.Checks) -> None:
+        knock(machine, mode, checks)
+        if checks.pings == 3:
+            monkeypatch.setattr(probe, "AUTH_PATIENCE_SECS", 0.0)
+
+    monkeypatch.setattr(probe, "AUTH_PATIENCE_SECS", 60.0)
+    monkeypatch.setattr(probe, "knock", until_the_third)
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", bench.folder / "new"],
         check=True,
         stdin=subprocess.DEVNULL,
     )
     with pytest.raises(MachineImpossible) as caught:
-        validate(bench.fleet(), replace(bench.p1, ssh_key_path="~/new"), patience=20)
-    assert caught.value.code == "AUTH_REFUSED" and caught.value.ssh_checks > 1
+        validate(bench.fleet(), replace(bench.p1, ssh_key_path="~/new"), patience=60)
+    assert caught.value.code == "AUTH_REFUSED" and caught.value.ssh_checks == 3
     assert "authorized_keys" in caught.value.sentence()
 
 
@@ -140,9 +148,10 @@ def test_name_that_cannot_be_resolved(bench: Bench, fired: Fired) -> None:
 
 
 def test_machine_hanging_behind_an_open_link(bench: Bench) -> None:
-    fleet = bench.fleet(replace(QUICK, answer_secs=0.5, connect_secs=1))
+    fleet = bench.fleet()
     validate(fleet, bench.p1)
     bench.lab.hang_sshd("p1")
+    fleet._lines([bench.p1])["p1"].link.timing = replace(QUICK, answer_secs=0.5, connect_secs=1)
     try:
         with pytest.raises(MachineAway) as caught:
             fleet.sweep([bench.p1])
@@ -152,16 +161,17 @@ def test_machine_hanging_behind_an_open_link(bench: Bench) -> None:
         assert caught.value.code == "SSH_NO_BANNER"
     finally:
         bench.lab.resume_sshd("p1")
-    fleet.sweep([bench.p1])
+    bench.fleet().sweep([bench.p1])
 
 
 @pytest.mark.fault("C1")
 def test_a_wall_clock_that_is_set_back_again_and_again_prolongs_no_wait(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, fired: Fired
 ) -> None:
-    fleet = bench.fleet(replace(QUICK, answer_secs=0.5, connect_secs=1))
+    fleet = bench.fleet()
     validate(fleet, bench.p1)
     bench.lab.hang_sshd("p1")
+    fleet._lines([bench.p1])["p1"].link.timing = replace(QUICK, answer_secs=0.5, connect_secs=1)
     steps = itertools.count(1)
     monkeypatch.setattr("time.time", lambda: 2e9 - 3600.0 * next(steps))
     outcome: list[str] = []
@@ -201,14 +211,14 @@ def test_a_shell_that_never_speaks_hangs_however_slowly_its_connection_closes(
     try:
         monkeypatch.setattr(_Transport, "close", slowly)
         monkeypatch.setattr(_Transport, "open_session", late)
-        assert refused(bench, bench.p1, timing=replace(QUICK, connect_secs=1)).code == "SHELL_HANG"
+        assert refused(bench, bench.p1, timing=replace(QUICK, connect_secs=4)).code == "SHELL_HANG"
     finally:
         closed.set()
         head.unlink()
 
 
 def test_failed_connects_leave_no_thread_and_no_descriptor(bench: Bench) -> None:
-    fleet = bench.fleet(replace(QUICK, connect_secs=1))
+    fleet = bench.fleet()
     bench.trust.lines[bench.p1.ip, bench.p1.port] = [bench.lab.machines[1].host_key_line]
     before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
     for _ in range(10):

@@ -63,8 +63,8 @@ def other(port: int) -> Iterator[socket.socket]:
         yield one
 
 
-def asked(shell: Shell, port: int, nonce: str = NONCE) -> Background:
-    values = [*udp.PROGRAMS, nonce, str(port), "1", "0", ONE, OTHER]
+def asked(shell: Shell, port: int, nonce: str = NONCE, secs: int = 1) -> Background:
+    values = [*udp.PROGRAMS, nonce, str(port), str(secs), "0", ONE, OTHER]
     return Background(lambda: answers.arrived(shell.ask("udp", (), values, 8), 2))
 
 
@@ -82,7 +82,7 @@ def test_what_arrives(
     assert answer.join() == ({f"{does} {kind}" for does in ("sends", "hears") for kind in ("unicast", "group")}, set())
 
     again = NONCE[::-1]
-    answer = asked(shell, port, again)
+    answer = asked(shell, port, again, secs=3)
     while not other.recv(200).startswith(again.encode()):
         pass  # what the first one sent
     other.sendto(f"{again} 1 unicast".encode(), (ONE, port))
@@ -151,7 +151,8 @@ class PipeLine:
 
 def test_all_send_to_all(port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Three machines, one without any program; the first port is in use on one of them."""
-    monkeypatch.setattr(udp, "LISTEN_SECS", 2)
+    monkeypatch.setattr(udp, "LISTEN_SECS", 4)
+    monkeypatch.setattr(udp, "ROUND_SECS", 12.0)
     lines = {
         name: PipeLine(name, ip, launcher(monkeypatch, tmp_path / name, *programs))
         for name, ip, programs in (("p1", ONE, ["python3"]), ("p2", OTHER, ["perl"]), ("p3", "127.0.0.133", []))
@@ -159,7 +160,7 @@ def test_all_send_to_all(port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     lines["p4"] = PipeLine("p4", "::1", lines["p3"]._shell)
     with ear(OTHER) as holder:
         taken = holder.getsockname()[1]
-        found = udp.between(cast(dict[str, Line], lines), [taken, port], 20, Call(None, lambda: None))
+        found = udp.between(cast(dict[str, Line], lines), [taken, port], 40, Call(None, lambda: None))
         holder.settimeout(0)
         assert holder.recv(200).endswith(b" 0 unicast")  # what its owner has to throw away
     p1, p2 = found["p1"], found["p2"]

@@ -21,7 +21,7 @@ from autoperfd.remote.link import Line
 from autoperfd.remote.ping import PingForbidden, icmp
 from tests.bounds import SOON_SECS
 from tests.faults import Fired
-from tests.remote.support import QUICK, Background, Bench, make, relay, script
+from tests.remote.support import QUICK, Background, Bench, make, relay, script, until
 
 pytestmark = pytest.mark.lab
 
@@ -199,10 +199,18 @@ def test_leftovers_are_told_but_not_the_open_attempt(bench: Bench) -> None:
     assert validate(fleet, [bench.p1], uid_open=order.uid).machines["p1"].leftovers == ()
 
 
-def test_pings_and_checks_are_counted_until_it_answers(bench: Bench) -> None:
+def test_pings_and_checks_are_counted_until_it_answers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    knocks: list[str] = []
+    knock = probe.knock
+
+    def counted(machine: Machine, mode: str, checks: probe.Checks) -> None:
+        knock(machine, mode, checks)
+        knocks.append(machine.name)
+
+    monkeypatch.setattr(probe, "knock", counted)
     bench.lab.kill("p1")
     waiting = Background(lambda: validate(bench.fleet(), bench.machines, patience=15))
-    threading.Event().wait(1.2)  # some checks have to fail for there to be something to count
+    until(lambda: knocks.count("p1") >= 3)  # some checks have to fail for there to be something to count
     bench.lab.boot("p1")
     found = waiting.join(20)
     assert isinstance(found, Validation)
@@ -211,14 +219,35 @@ def test_pings_and_checks_are_counted_until_it_answers(bench: Bench) -> None:
     assert found.pings == found.ssh_checks  # TCP pings: a refusal is an answer
 
 
-def test_patience_used_up_tells_the_counts(bench: Bench) -> None:
+class Hands:
+    """A monotonic clock of validation that is set by hand."""
+
+    time = staticmethod(time.time)
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = 500.0
+        for module in ("fleet", "probe"):
+            patch.setattr(f"autoperfd.remote.{module}.time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_patience_used_up_tells_the_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    hands, knock = Hands(monkeypatch), probe.knock
+
+    def slowly(machine: Machine, mode: str, checks: probe.Checks) -> None:
+        knock(machine, mode, checks)
+        if machine.name == "p1":
+            hands.now += 0.25
+
+    monkeypatch.setattr(probe, "knock", slowly)
     bench.lab.kill("p1")
     try:
-        began = time.monotonic()
         with pytest.raises(MachineAway) as caught:
             validate(bench.fleet(), bench.machines, patience=1.5)
-        assert 0.8 < time.monotonic() - began < 3
-        assert caught.value.code == "SSH_REFUSED" and caught.value.ssh_checks > 2
+        assert hands.now == 501.25  # after another pause of 0.3 s its patience would be used up
+        assert caught.value.code == "SSH_REFUSED" and caught.value.ssh_checks == caught.value.pings == 5
     finally:
         bench.lab.boot("p1")
 

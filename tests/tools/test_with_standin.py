@@ -20,7 +20,8 @@ STANDIN = Path(__file__).parents[2] / "autoperfd" / "lab" / "perftest_standin.py
 BEFORE = (sys.executable, "-I", "-S")
 MACHINES = (machine("p1", "pub", exec_path=str(STANDIN)), machine("p2", "sub", exec_path=str(STANDIN)))
 
-BASE: dict[str, Setting] = {"duration_secs": 3, "datalen_bytes": 100, "use_reliable": True, "latency_count": 100}
+# A subscriber prints no row for its first second: long enough for rows whatever stalls for a few seconds.
+BASE: dict[str, Setting] = {"duration_secs": 8, "datalen_bytes": 100, "use_reliable": True, "latency_count": 100}
 CASES: list[tuple[str, str, dict[str, Setting], str, str]] = [  # version, misbehaviour, changes, status, code
     ("4.1.1", "", {"pub_count": 2, "sub_count": 2}, "success", ""),
     ("3.3", "", {"use_reliable": False, "use_multicast": True}, "success", ""),
