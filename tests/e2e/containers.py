@@ -261,6 +261,7 @@ class Marksman:
         self.hits: list[Mapping[str, Place]] = []
         self.starts_hit = 0
         self._killed = 0
+        self._seen: set[str] = set()  # attempts that `await_new` was told of
         self.adopted: list[Place] = []  # places of attempts that ran on across an interruption
         self._latest: Mapping[str, Place] = {}
         self._roots: dict[str, Path] = {}
@@ -285,6 +286,17 @@ class Marksman:
     def await_place(self, *wanted: str) -> None:
         """Until some experiment stands at a wanted place; nothing is killed."""
         self._aim(wanted, kill=False)
+
+    def await_new(self) -> None:
+        """Until an attempt runs that was not seen here before, so that most of its time is left to strike in."""
+
+        def is_new() -> bool:
+            self._aim(("waiting",), kill=False)
+            running = {place.uid for place in self._latest.values() if place.name == "waiting"}
+            new, self._seen = running - self._seen, self._seen | running
+            return bool(new)
+
+        self.daemon.until(is_new, "another attempt runs", 60)
 
     def _aim(self, wanted: Collection[str], *, kill: bool, secs: float = 60) -> None:
         deadline = time.monotonic() + secs

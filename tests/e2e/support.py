@@ -105,7 +105,7 @@ class Daemon:
                 raise AssertionError(f"not within {secs} s: {what}\n{self.text()}")
             pause.wait(0.05)
 
-    def await_running(self, name: str, *, then: Callable[[], None] = lambda: None, secs: float = 30) -> str:
+    def await_running(self, name: str, *, then: Callable[[], object] = lambda: None, secs: float = 30) -> str:
         """Wait until every participant of an experiment's attempt has been started; the name of its test.
 
         `then` is called while the daemon still stands there. A kill with only some of them started ends the attempt

@@ -38,7 +38,7 @@ BLOCKED = re.compile(rb"^write error:", re.MULTILINE)
 # subscribers may receive nothing after the first second or so. Nothing else may.
 KNOWN = ("WRITE_BLOCKED", "NO_PONGS", "TRUNCATED")
 
-pytestmark = pytest.mark.timeout(90 + 12 * TESTS)
+pytestmark = pytest.mark.timeout(90 + 24 * TESTS)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_figures_are_the_tools_own(daemon: InstalledDaemon, container_lab: Conta
     )
     daemon.start()
     daemon.run(text)
-    daemon.await_outcome("real DDS", secs=60 + 12 * TESTS)
+    daemon.await_outcome("real DDS", secs=60 + 24 * TESTS)
     assert daemon.verify("real DDS") == []
     daemon.systemctl("stop")
     with closing(sqlite3.connect(":memory:")) as db:

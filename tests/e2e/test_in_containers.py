@@ -26,6 +26,7 @@ from tests.e2e.containers import (
     root_of,
     starts,
 )
+from tests.e2e.test_ddsperf_in_containers import KNOWN
 from tests.faults import Fired
 
 pytestmark = pytest.mark.timeout(400)
@@ -69,7 +70,7 @@ def test_an_experiment_becomes_proven_results(daemon: InstalledDaemon, container
     daemon.start()
     daemon.run(stand_in, real)
     daemon.await_outcome("PCG #1", secs=60)
-    daemon.await_outcome("real DDS", secs=90)
+    daemon.await_outcome("real DDS", secs=180)
     assert daemon.verify("PCG #1") == daemon.verify("real DDS") == []
 
     boots: list[dict[str, str]] = [before]
@@ -78,9 +79,11 @@ def test_an_experiment_becomes_proven_results(daemon: InstalledDaemon, container
         "real_DDS": ["3SEC_100B_1PUB_3SUB_BE_MC_10LC", "3SEC_100B_1PUB_3SUB_BE_UC_10LC"],
     }.items():
         rows = daemon.ess(folder)
-        assert [(row["test_name"], row["end_status"], row["attempt_number"]) for row in rows] == [
-            (name, "success", "1") for name in names
-        ], daemon.text()
+        if folder == "real_DDS":  # by itself ddsperf fails now and then on a busy computer, and is tried again
+            rows = [row for row in rows if row["reason"].partition(":")[0] not in KNOWN]
+        else:
+            assert {row["attempt_number"] for row in rows} == {"1"}, daemon.text()
+        assert [(row["test_name"], row["end_status"]) for row in rows] == [(name, "success") for name in names], rows
         assert all(daemon.archive(folder, row).problems() == [] for row in rows)
         evidence = [daemon.archive(folder, row).json("evidence.json") for row in rows]
         assert all(found["boot_before"] == found["boot_after"] for found in evidence)
@@ -227,14 +230,15 @@ def test_kills_anywhere_lose_and_repeat_nothing(daemon: InstalledDaemon, contain
 
     hits = marksman.count()
     assert hits["idle"] >= 3, hits
-    assert marksman.starts_hit >= 2 and len(marksman.adopted) >= 4
+    ran = [place for hit in marksman.hits for place in hit.values() if place.name == "waiting"]
+    assert marksman.starts_hit >= 2 and len(ran) >= 4
     started = {machine.name: starts(machine) for machine in container_lab.machines}
     strangers, lost = {uid for found in started.values() for uid in found}, 0
     for name, tests, machines in (("thirty", 30, one), ("reboots", 10, other), ("waits", 2, one)):
         rows = daemon.ess(name)
         wins = [row for row in rows if row["end_status"] == "success"]
         assert len(wins) == len({row["test_name"] for row in wins}) == tests, daemon.text()
-        assert all(row in wins or row["end_status"] == "interrupted" for row in rows), rows
+        assert all(row in wins or row["reason"].startswith("HALF_STARTED: ") for row in rows), rows
         lost += len(rows) - len(wins)
         archives = [daemon.archive(name, row) for row in wins]
         assert [problem for found in archives for problem in found.problems()] == []
@@ -245,12 +249,13 @@ def test_kills_anywhere_lose_and_repeat_nothing(daemon: InstalledDaemon, contain
         for place in (hit[name] for hit in marksman.hits if name in hit):
             if place.name == "archived":
                 assert (daemon.state / place.archive).stat().st_ino == place.inode, "an archive was built twice"
-        for place in marksman.adopted:
+        for place in (*ran, *marksman.adopted):
             assert place.experiment != name or evidence[place.uid]["found"] in ("adopted", "finished")
         if name == "reboots":
             assert len({tuple(found["boot_before"].values()) for found in evidence.values()}) == tests
-    # A kill between the starts on two machines is the only one that costs an attempt; no kill costs a test.
-    assert len(strangers) <= lost <= hits["starting"], (strangers, lost, hits)
+    # A kill between the starts on two machines is the only one that costs an attempt; no kill costs a test. The last
+    # two interruptions are aimed at one experiment and strike another anywhere.
+    assert len(strangers) <= lost <= hits["starting"] + 2, (strangers, lost, hits)
     assert [boots(machine) for machine in other] == [11, 11]  # not once more than before each test
     assert "Traceback" not in daemon.log()
 
@@ -269,10 +274,7 @@ def test_a_machine_that_is_off(daemon: InstalledDaemon, container_lab: Container
     daemon.run(experiment("away", settings, machines, "pub sub", reboot="never"))
     daemon.until(partial(succeeded, daemon, "away", 1), "the first test has succeeded")
     marksman = Marksman(daemon, {"away": machines}, seed=37)
-    marksman.await_place("waiting")
-    interrupted = daemon.experiment("away")["current"]["test"]
-
-    container_lab.kill("p2")
+    interrupted = daemon.await_running("away", then=partial(container_lab.kill, "p2"))
     for _ in range(3):
         marksman.shoot("backing-off")
         marksman.await_restart()
@@ -425,20 +427,25 @@ def test_people(daemon: InstalledDaemon, container_lab: ContainerLab) -> None:
         assert "is trusted" in said(daemon.ctl("trust", f"{name}.toml", "--yes", user="olga"))
     refused = daemon.ctl("submit", "main.toml", user="eve")
     assert refused.returncode == 1 and "autoperf-submit" in refused.stderr
+    said(daemon.ctl("halt", user="olga"))  # so that nothing moves but what somebody moves
     assert "main" in said(daemon.ctl("submit", "main.toml", user="sam"))
-    daemon.await_state("main", "running")
+    daemon.until(lambda: daemon.experiment("main"), "the file is accepted")
+    before = daemon.experiment("main")
     for user, words in itertools.product(("sam", "eve"), COMMANDS):
         refused = daemon.ctl(*words, user=user)
         assert refused.returncode == 1 and "group autoperf" in refused.stderr, (user, words, refused)
-    assert daemon.experiment("main")["state"] == "running"
+    assert daemon.experiment("main") == before and before["state"] == "idle"
 
-    names = [f"3SEC_{size}B_1PUB_1SUB_10LC" for size in (100, 200, 300, 400, 500)]
-    assert "main" in said(daemon.ctl("list", user="olga")) and "running main" in said(daemon.ctl("status", user="olga"))
-    assert json.loads(said(daemon.ctl("status", "--json", user="olga")))["experiments"][0]["name"] == "main"
+    names = [f"6SEC_{size}B_1PUB_1SUB_10LC" for size in (100, 200, 300, 400, 500)]
     assert "skipped" in said(daemon.ctl("skip", names[3], user="olga"))
+    assert "Going on" in said(daemon.ctl("resume", user="olga"))
+    assert daemon.await_running("main") == names[0]
+    assert "running main" in said(daemon.ctl("status", user="olga")) and "main" in said(daemon.ctl("list", user="olga"))
+    assert json.loads(said(daemon.ctl("status", "--json", user="olga")))["experiments"][0]["name"] == "main"
     daemon.until(partial(succeeded, daemon, "main", 1), "the first test has succeeded")
     assert "succeeded" in daemon.ctl("retry", names[0], user="olga").stderr
-    daemon.until(lambda: daemon.experiment("main")["current"], "a test runs")
+    daemon.until(partial(succeeded, daemon, "main", 2), "the second test has succeeded")
+    daemon.await_running("main")
     assert "is halted" in said(daemon.ctl("halt", "main", user="olga"))
     for machine in one:
         daemon.until(partial(is_idle, machine), f"the participants on {machine.name} are ended")
@@ -478,7 +485,7 @@ def test_people(daemon: InstalledDaemon, container_lab: ContainerLab) -> None:
     assert refused.returncode in (1, 3) and "main" not in refused.stdout
 
 
-FIVE = """duration_secs = [3]
+FIVE = """duration_secs = [6]
 datalen_bytes = [100, 200, 300, 400, 500]
 pub_count = [1]
 sub_count = [1]
@@ -491,7 +498,7 @@ COMMANDS = (
     ("halt", "main"),
     ("halt",),
     ("resume",),
-    ("skip", "3SEC_100B_1PUB_1SUB_10LC"),
+    ("skip", "6SEC_100B_1PUB_1SUB_10LC"),
     ("retry", "--failed"),
     ("cancel", "main"),
     ("trust", "main.toml", "--yes"),
@@ -566,10 +573,12 @@ def test_a_silent_link_is_noticed_and_the_test_goes_on(daemon: InstalledDaemon, 
     daemon.run(experiment("silent", settings, machines, "pub sub", reboot="never"))
     marksman = Marksman(daemon, {"silent": machines}, seed=41)
     marksman.await_place("waiting")
-    began = time.monotonic()
     container_lab.drop("controller", "p2")
-    daemon.await_state("silent", "backing-off", 25)
-    assert time.monotonic() - began <= 20
+    cut = time.time()
+    daemon.await_state("silent", "backing-off", 40)
+    journal = daemon.controller.run("journalctl -u autoperfd -o short-unix --no-pager", check=True).stdout
+    noticed = next(float(line.split()[0]) for line in journal.splitlines() if "running -> backing-off" in line)
+    assert noticed - cut <= 20
     assert daemon.experiment("silent")["current"]["attempt"] == 1  # it stays open
     container_lab.heal()
     daemon.await_outcome("silent", secs=60)
@@ -585,16 +594,20 @@ def test_a_kernel_setting_that_is_changed_in_the_middle_is_told_of(
     machines = container_lab.machines[:2]
     changed = machines[1]
     daemon.start()
+    said(daemon.ctl("halt"))
     daemon.run(experiment("set", SHORT, machines, "pub sub", reboot="never"))
-    daemon.until(partial(succeeded, daemon, "set", 1), "the first test has succeeded")
-    daemon.ctl("halt", "set")
+    daemon.until(lambda: daemon.experiment("set"), "the file is accepted")
+    second = "3SEC_100B_1PUB_1SUB_BE_10LC"
+    said(daemon.ctl("skip", second))  # for now
+    said(daemon.ctl("resume"))
+    daemon.await_outcome("set")
     # From outside, for a container may not do that to itself.
     setting = ["sysctl", "-qw", "net.ipv4.ipfrag_time=17"]
     subprocess.run(["nsenter", f"--target={changed.leader()}", "--net", *setting], check=True, timeout=10)
     daemon.systemctl("restart")  # whoever restarts learns of it at once, everybody else within a minute
     daemon.until(daemon.answers, "the daemon answers again")
-    daemon.ctl("resume", "set")
-    daemon.await_outcome("set", secs=60)
+    said(daemon.ctl("retry", second))
+    daemon.until(partial(succeeded, daemon, "set", 2), "the second test has succeeded", 60)
     sentence = f"{changed.name}: net.ipv4.ipfrag_time changed from 30 to 17"
     assert [text.partition(", seen")[0] for text in daemon.experiment("set")["changes"]] == [sentence]
     kept = [row for row in daemon.ess("set") if row["end_status"] == "success"]

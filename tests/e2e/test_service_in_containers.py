@@ -14,7 +14,7 @@ from tests.e2e.support import stopped
 from tests.faults import Fired
 
 SETTINGS = """duration_secs = [6]
-datalen_bytes = [100, 200, 300, 400, 500]
+datalen_bytes = [100, 200, 300, 400, 500, 600, 700]
 pub_count = [1]
 sub_count = [1]
 latency_count = [10]
@@ -35,7 +35,7 @@ def test_whatever_ends_the_daemon_the_same_test_goes_on(container_lab: Container
     daemon.until(lambda: daemon.experiment("service"), "the experiment is accepted")
     marksman = Marksman(daemon, {"service": machines}, seed=61)
 
-    marksman.await_place("waiting")
+    marksman.await_new()
     hung = daemon.pid()
     os.kill(hung, signal.SIGSTOP)
     daemon.until(lambda: stopped(hung), "it hangs", 5)
@@ -46,7 +46,7 @@ def test_whatever_ends_the_daemon_the_same_test_goes_on(container_lab: Container
 
     for verb in ("stop", "start", "restart"):
         if verb != "start":
-            marksman.await_place("waiting")
+            marksman.await_new()
         daemon.systemctl(verb)
         assert daemon.property("Result") == "success", verb
         fired("S7", f"systemctl {verb}")
@@ -54,14 +54,14 @@ def test_whatever_ends_the_daemon_the_same_test_goes_on(container_lab: Container
             daemon.until(daemon.answers, f"it answers after {verb}")
     marksman.check_adoption()
 
-    marksman.await_place("waiting")
+    marksman.await_new()
     before = container_lab.controller.boot_id()
     daemon.reboot()
     assert container_lab.controller.boot_id() != before
     fired("S9", "systemctl reboot")
     marksman.check_adoption()
 
-    marksman.await_place("waiting")
+    marksman.await_new()
     container_lab.kill("controller")
     container_lab.boot("controller")
     daemon.find_again()
@@ -71,7 +71,7 @@ def test_whatever_ends_the_daemon_the_same_test_goes_on(container_lab: Container
 
     daemon.await_outcome("service", secs=120)
     rows = daemon.ess("service")
-    assert [(row["end_status"], row["attempt_number"]) for row in rows] == [("success", "1")] * 5, daemon.text()
+    assert [(row["end_status"], row["attempt_number"]) for row in rows] == [("success", "1")] * 7, daemon.text()
     archives = [daemon.archive("service", row) for row in rows]
     found = [archive.json("evidence.json")["found"] for archive in archives]
     assert len(found) - found.count("started") >= 2, found  # two or more interruptions may strike the same test
