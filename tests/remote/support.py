@@ -33,6 +33,14 @@ def until(happened: Callable[[], object], secs: float = 8.0) -> None:
         pause.wait(0.01)
 
 
+def running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Trust:
     """Host keys trusted, by (host, port)."""
 

@@ -28,17 +28,7 @@ from autoperfd.remote.link import Line, Link
 from autoperfd.remote.tcp import KEEPALIVE_AGAIN_SECS, silence_secs
 from tests.bounds import SOON_SECS
 from tests.faults import Fired
-from tests.remote.support import (
-    INSTALLATION,
-    QUICK,
-    Background,
-    Bench,
-    by_name,
-    make,
-    relay,
-    script,
-    until,
-)
+from tests.remote.support import INSTALLATION, QUICK, Background, Bench, by_name, make, relay, running, script, until
 
 pytestmark = pytest.mark.lab
 
@@ -473,13 +463,6 @@ def test_sweep_ends_leftovers_and_nothing_else(bench: Bench) -> None:
     sweeper.sweep([bench.p1])
     assert not folder.exists()
     until(lambda: not any(running(pid) for pid in pids))
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_escaped_processes_are_ended_with_the_attempt(bench: Bench) -> None:

@@ -18,7 +18,7 @@ import pytest
 from autoperfd.remote import answers
 from autoperfd.remote.shell import COMMAND, LAUNCHER, Shell
 from tests.faults import Fired
-from tests.remote.support import until
+from tests.remote.support import running, until
 
 INSTALLATION = "00112233aabbccdd"
 VALUES = ["a b", "", "$(id)", "line\nbreak", "'\"\\", "é\udcff", "~", "trailing\n"]
@@ -227,8 +227,7 @@ def test_what_left_its_group_is_ended_by_its_mark(shell: Shell, home: Path) -> N
     assert prepared(shell, place[1], ["/bin/sh", "-c", escapes, "sh", str(pid)]) == "parked"
     shell.ask("go", place, (), 5)
     assert answers.found(shell.ask("await", [*place, "all"], (), 15)).state == "done"
-    escaped = Path("/proc", pid.read_text().strip())
-    until(lambda: not escaped.exists() or "\nState:\tZ" in (escaped / "status").read_text())
+    until(lambda: not running(int(pid.read_text())))
 
 
 def test_second_start_is_refused_and_tells_what_is_there(shell: Shell) -> None:

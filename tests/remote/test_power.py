@@ -18,7 +18,7 @@ import pytest
 from autoperfd.core.settings import PowerSwitch
 from autoperfd.remote.power import Press, get_ready
 from tests.bounds import SOON_SECS
-from tests.remote.support import until
+from tests.remote.support import running, until
 
 
 def press(switch: PowerSwitch, secs: float = 8.0) -> str:
@@ -33,13 +33,6 @@ def program(*words: str) -> PowerSwitch:
 
 def python(text: str, *words: str) -> PowerSwitch:
     return program(sys.executable, "-c", text, *words)
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_program_gets_its_words_unchanged_and_no_shell(tmp_path: Path) -> None:

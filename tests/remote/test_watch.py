@@ -21,7 +21,7 @@ from autoperfd.remote import answers
 from autoperfd.remote.shell import ShellBroken
 from tests.bounds import SOON_SECS
 from tests.faults import Fired
-from tests.remote.support import QUICK, Background, Bench, make, relay, script, until
+from tests.remote.support import QUICK, Background, Bench, make, relay, running, script, until
 from tests.remote.test_validate import validate
 
 WHO = """\
@@ -200,26 +200,19 @@ def test_a_double_fork_is_ended_even_when_its_folder_is_gone(bench: Bench, fired
     fleet.close()
     with pytest.raises(MachineAway):
         lost.join()
-    assert alive(pid) and os.getsid(pid) != os.getpid()
+    assert running(pid) and os.getsid(pid) != os.getpid()
     fired("T9", f"pid {pid} outlived the link in a session of its own")
     folder.rename(bench.home(bench.p1) / "taken-away")
     strangers = subprocess.Popen(["sleep", "60"], env={"AUTOPERF_FOLDER": f"{bench.folder}/elsewhere"})
     try:
         bench.fleet().sweep(bench.machines)
-        until(lambda: not alive(pid))
+        until(lambda: not running(pid))
         fired("M14", f"pid {pid} of {order.uid} was ended by its uid")
         assert strangers.poll() is None
     finally:
         strangers.kill()
         strangers.wait(5)
     assert not (bench.attempt_folder(bench.p2, order.uid)).exists()
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.lab
